@@ -1,0 +1,22 @@
+"""kdlib: the small module behind the course on knowledge distillation. Importing it costs nothing: names load on use."""
+import importlib
+
+__version__ = "0.1.0"
+
+_MODULES = ("batch", "check", "corpora", "figures", "get", "glue", "losses", "metrics", "models", "results", "run",
+            "trainer", "widgets")
+_NAMES = {"start": "run", "Run": "run", "soft_targets": "losses", "distillation_loss": "losses",
+          "DistillationArguments": "trainer", "DistillationTrainer": "trainer", "save_fig": "figures"}
+__all__ = [*_MODULES, *_NAMES]
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _NAMES:
+        return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    raise AttributeError(f"kdlib has no {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__():
+    return sorted(__all__)

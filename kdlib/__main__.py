@@ -1,0 +1,148 @@
+"""python -m kdlib COMMAND: everything that make does, on any system.
+
+    course   run notebooks 00-04 headless and say where the results are
+    run      run one notebook            sweep    run a grid of parameters
+    train    distil from the command line (torchrun works)
+    figures  redraw the slide figures    store    keep my records as reference results
+    get      fetch real rows             bench    measure speed and memory
+    test     run the tests
+"""
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def value(text: str):
+    """A parameter as Python reads it: 2e-5 is a number, true and True are truths, the rest is text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def pair(text: str) -> tuple[str, str]:
+    name, equals, rest = text.partition("=")
+    if not equals or not rest:
+        raise argparse.ArgumentTypeError(f"{text!r} should look like name=value")
+    return name, rest
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m kdlib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    profile = dict(default="", help="smoke, laptop (default), lab or full")
+
+    course = commands.add_parser("course", help="run notebooks 00-04 headless")
+    course.add_argument("--profile", **profile)
+    course.add_argument("notebooks", nargs="*", help="some of them (default: all)")
+
+    run = commands.add_parser("run", help="run one notebook headless")
+    run.add_argument("notebook")
+    run.add_argument("--profile", **profile)
+    run.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE")
+
+    sweep = commands.add_parser("sweep", help="run every point of a grid; finished points are skipped")
+    sweep.add_argument("notebook")
+    sweep.add_argument("--profile", **profile)
+    sweep.add_argument("--grid", action="append", type=pair, required=True, metavar="NAME=V1,V2,…")
+
+    train = commands.add_parser("train", help="distil from the command line; --help lists Trainer's options too", add_help=False)
+    train.add_argument("rest", nargs=argparse.REMAINDER)
+
+    figures = commands.add_parser("figures", help="redraw the figures from data/results")
+    figures.add_argument("--out", type=Path)
+    figures.add_argument("--profile", default="laptop")
+
+    store = commands.add_parser("store", help="collect my records of a notebook into data/results")
+    store.add_argument("notebook")
+    store.add_argument("profile")
+
+    get = commands.add_parser("get", help="fetch real rows, votes and a small pretrained BERT")
+    get.add_argument("what", choices=["real"])
+    get.add_argument("--from", dest="source", type=Path, help="a local folder of the same layout")
+    get.add_argument("--part", action="append", help="chaosnli, mnli or minilm (default: all)")
+
+    bench = commands.add_parser("bench", help="measure speed and memory, as ratios")
+    bench.add_argument("--quick", action="store_true", help="leave out what takes minutes")
+
+    test = commands.add_parser("test", help="run the tests")
+    test.add_argument("--all", action="store_true", help="the slow ones too")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["train"]:                               # Trainer's options are its own parser's business
+        from .train import main as train
+        return train(arguments[1:])
+    given = parser().parse_args(arguments)
+    try:
+        return COMMANDS[given.command](given) or 0
+    except (ValueError, FileNotFoundError, ConnectionError) as error:      # what the user can mend: one line, no traceback
+        print(f"kdlib {given.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _course(given) -> int:
+    from . import batch
+    return batch.course(given.profile, tuple(given.notebooks) or batch.COURSE)
+
+
+def _run(given) -> int:
+    from . import batch
+    outcome = batch.run_notebook(given.notebook, given.profile, {name: value(text) for name, text in given.parameters})
+    print(f"executed notebook  {outcome.executed}")
+    if outcome.code:
+        print(f"failed ({outcome.code}): {outcome.error}", file=sys.stderr)
+    return outcome.code
+
+
+def _sweep(given) -> int:
+    from . import batch
+    return batch.sweep(given.notebook, {name: [value(v) for v in text.split(",")] for name, text in given.grid}, given.profile)
+
+
+def _figures(given) -> int:
+    from . import figures
+    from .run import ROOT
+    table = figures.redraw(given.out or ROOT / "figures", given.profile)
+    missing = table[table["files"].str.len() == 0]
+    print(table[["figure", "data", "commit"]].to_string(index=False))
+    if len(missing):
+        print(f"no stored table for: {', '.join(missing['figure'])}", file=sys.stderr)
+    return 1 if len(missing) else 0
+
+
+def _store(given) -> int:
+    from . import results
+    print(results.store(given.notebook, given.profile))
+    return 0
+
+
+def _get(given) -> int:
+    from .get import get_real
+    get_real(given.part, given.source)
+    return 0
+
+
+def _bench(given) -> int:
+    from .bench import main as bench
+    return bench(quick=given.quick)
+
+
+def _test(given) -> int:
+    import subprocess
+
+    from .run import ROOT
+    marks = [] if given.all else ["-m", "not slow"]
+    return subprocess.run([sys.executable, "-m", "pytest", *marks], cwd=ROOT, env=os.environ).returncode
+
+
+COMMANDS = {"course": _course, "run": _run, "sweep": _sweep, "figures": _figures, "store": _store, "get": _get,
+            "bench": _bench, "test": _test}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Real rows, human votes and a small pretrained BERT: pinned, checked by SHA-256, resumable.
+
+    python -m kdlib get real                     # from the network, once
+    python -m kdlib get real --from FOLDER       # from a local copy of the same layout
+
+They land in `$KD_REAL`, or in the user's cache where that is unset. Nothing in the course needs them, and nothing looks
+for them behind your back: they are used when a profile or parameter names them.
+"""
+import hashlib
+import os
+import shutil
+import socket
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+
+class File(NamedTuple):
+    """One file: where it lands under the real folder, where it comes from, and its SHA-256 ("" where only git pins it)."""
+
+    path: str
+    url: str
+    sha256: str
+
+
+HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+GITHUB = os.environ.get("KD_GITHUB", "https://raw.githubusercontent.com").rstrip("/")
+CHAOS = f"{GITHUB}/jsbaan/calibration-on-disagreement-data/990e81cacadac5d0268160d1c02bad19d4ddb9a3/data"
+GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+GLUE = f"{HUB}/datasets/nyu-mll/glue/resolve/{GLUE_REVISION}/mnli"
+MINILM = f"{HUB}/sentence-transformers/all-MiniLM-L6-v2/resolve/{MINILM_REVISION}"
+
+REAL = {
+    "chaosnli": [                       # Nie et al. 2020, CC BY-NC 4.0: fetched for your use, never shipped with the course
+        File("chaosnli/chaosNLI_mnli_m.jsonl", f"{CHAOS}/chaosNLI_v1.0/chaosNLI_mnli_m.jsonl",
+             "8eb49b589488e7b1a9ec95fb8a864bd50f0509b4f808eed0aed3f8167617664d"),
+        File("chaosnli/MNLI_dev_roberta-base_0.json", f"{CHAOS}/predictions/MNLI_dev_roberta-base_0.json",
+             "f997c4193f3a096c9b13b4f0c9c20783f2a5a74f2f5066b92c28ff2b482c5b39"),
+        File("chaosnli/MNLI_test_roberta-base_0.json", f"{CHAOS}/predictions/MNLI_test_roberta-base_0.json",
+             "018c5e6cb26eac1a939a43aa1e37b7f3c1d6ae3c15f3eef105c10df57abd906d")],
+    "mnli": [                           # pinned by git revision; rows are checked against the shipped teacher logits' keys
+        File("nyu-mll/glue/mnli/train-00000-of-00001.parquet", f"{GLUE}/train-00000-of-00001.parquet", ""),
+        File("nyu-mll/glue/mnli/validation_matched-00000-of-00001.parquet",
+             f"{GLUE}/validation_matched-00000-of-00001.parquet", "")],
+    "minilm": [
+        File(f"sentence-transformers/all-MiniLM-L6-v2/{name}", f"{MINILM}/{name}", sha) for name, sha in {
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}.items()],
+}
+
+
+def real_folder() -> Path:
+    """Where real rows lie: `$KD_REAL`, or kdlib's folder in the user's cache."""
+    if os.environ.get("KD_REAL"):
+        return Path(os.environ["KD_REAL"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdlib" / "real"
+
+
+def local_copy(source: str | Path) -> Path | None:
+    """The folder under the real folder that mirrors a hub id, or None."""
+    folder = real_folder() / str(source)
+    return folder if not Path(source).is_absolute() and folder.is_dir() and any(folder.iterdir()) else None
+
+
+def get_real(parts: list[str] | None = None, source: Path | None = None) -> Path:
+    """Fetch (or copy from `source`) the named parts of `REAL`, all by default; files that are there and right are kept.
+
+    Raises ValueError for a wrong checksum or an unknown part, ConnectionError with advice when the network is closed.
+    """
+    parts = parts or list(REAL)
+    if unknown := set(parts) - set(REAL):
+        raise ValueError(f"no part {', '.join(sorted(unknown))}; there are {', '.join(REAL)}")
+    root = real_folder()
+    for part in parts:
+        for file in REAL[part]:
+            target = root / file.path
+            if target.exists() and _right(target, file):
+                print(f"{part:9s} {file.path}: already here")
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(target.name + ".part")
+            if source is None:
+                _download(file.url, partial)
+            else:
+                _copy(source, file, partial)
+            if not _right(partial, file):
+                found = sha256(partial)
+                partial.unlink()
+                raise ValueError(f"{file.path}: SHA-256 is {found}, expected {file.sha256}. The file was not kept; "
+                                 "fetch it again, or the source has changed.")
+            partial.replace(target)
+            print(f"{part:9s} {file.path}: {target.stat().st_size / 1e6:.1f} MB")
+    print(f"real rows are in {root}")
+    return root
+
+
+def _copy(source: Path, file: File, partial: Path) -> None:
+    if not (Path(source) / file.path).is_file():
+        raise FileNotFoundError(f"{source} has no {file.path}: --from takes a folder of the hub's layout")
+    shutil.copyfile(Path(source) / file.path, partial)
+
+
+def _right(path: Path, file: File) -> bool:
+    return path.stat().st_size > 0 and (not file.sha256 or sha256(path) == file.sha256)
+
+
+def _download(url: str, partial: Path) -> None:
+    """Go on from where an earlier try stopped (HTTP Range); a server that ignores Range starts the file anew."""
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            with open(partial, "ab" if answer.status == 206 else "wb") as out:
+                shutil.copyfileobj(answer, out)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:                                # 416: the part is already the whole file; its hash decides
+            raise ConnectionError(f"{url}: {error}") from error
+    except (urllib.error.URLError, OSError) as error:
+        raise ConnectionError(offline_advice(url, error)) from error
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def probe_hub(source: str | Path, timeout: float = 3.0) -> None:
+    """ConnectionError within seconds when the hub cannot be reached, instead of half a minute of retries."""
+    if str(source).startswith((".", "/", "~")):
+        raise FileNotFoundError(f"there is no folder {source}")
+    if os.environ.get("HF_HUB_OFFLINE") == "1":              # the library then looks into its cache and nowhere else
+        return
+    proxy = urllib.request.getproxies().get("https")
+    where = urllib.parse.urlsplit(proxy if proxy else HUB)
+    try:
+        socket.create_connection((where.hostname, where.port or (443 if where.scheme == "https" else 80)), timeout).close()
+    except OSError as error:
+        raise ConnectionError(offline_advice(source, error)) from error
+
+
+def offline_advice(source, error) -> str:
+    """What failed, and what to do about it."""
+    return (f"{source} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no text'}). "
+            "Without network: stay with profile=laptop (its data ship with the course), or put a copy of the same layout "
+            f"under {real_folder()} (KD_REAL=FOLDER, or `python -m kdlib get real --from FOLDER` on a machine that has one). "
+            "On a cluster's compute node: load the module that sets its HTTP proxy, or fetch on the login node first.")

@@ -1,0 +1,118 @@
+"""The distillation loss, for logits that fit in memory (classification, small vocabularies).
+
+    total = alpha * T² * KL(teacher ‖ student) + (1 - alpha) * CE(labels, student)
+
+`alpha` weights the *soft* loss. T² always multiplies the soft loss, because softening both distributions by T shrinks
+its gradient by about 1/T² (Hinton, Vinyals and Dean 2015, section 2). This file imports torch and nothing else.
+"""
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+
+
+class DistillationLoss(NamedTuple):
+    """Three scalars: `total = alpha * kd + (1 - alpha) * ce`; `kd` contains T², neither part contains its weight."""
+
+    total: Tensor
+    kd: Tensor
+    ce: Tensor
+
+
+def soft_targets(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """softmax(logits / T) over the last axis, in float32 at least.
+
+    logits: (..., classes); the result has the same shape and sums to 1. A class at -inf gets probability 0.
+    Raises ValueError unless temperature is a finite number above 0.
+    """
+    return _log_soft_targets(logits, _positive(temperature)).exp()
+
+
+def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float = 2.0,
+                      alpha: float = 0.5, divergence: str = "forward_kl", beta: float = 0.5, ignore_index: int = -100,
+                      num_items: int | float | Tensor | None = None) -> DistillationLoss:
+    """The loss of one batch: `(total, kd, ce)`.
+
+    student_logits, teacher_logits: (..., classes), any leading shape, the same for both. No gradient reaches the teacher.
+    labels: (...), aligned with the logits (no shift is made here); items labelled `ignore_index` count for nothing.
+    divergence: "forward_kl" KL(t‖s), "reverse_kl" KL(s‖t), or "jsd" beta·KL(t‖m) + (1-beta)·KL(s‖m) with
+        m = beta·t + (1-beta)·s (Agarwal et al. 2024, eq. 1). t and s are softened by T; CE is not.
+    num_items: what the sums over items are divided by. None: the items of this batch that are not ignored. A trainer
+        that accumulates gradients passes the count of the whole step, so that the gradient does not depend on how the
+        step was cut into batches.
+    A batch without a single valid item gives zeros that still carry a gradient path. -inf logits (a masked or padded
+    class) give finite values and gradients: a class that both exclude is out of the game. A class that the student
+    excludes and the teacher does not (or the reverse, for reverse_kl) makes KL infinite by definition; it is counted at
+    a log-probability of -10,000 instead, so that one masked class cannot turn a training run into NaN.
+    Raises ValueError for arguments that make no sense, IndexError never.
+    """
+    _check(student_logits, teacher_logits, labels, alpha, divergence, beta, num_items)
+    temperature = _positive(temperature)
+    keep = labels.reshape(-1) != ignore_index
+    classes = student_logits.shape[-1]
+    student = student_logits.reshape(-1, classes)[keep]
+    teacher = teacher_logits.detach().reshape(-1, classes)[keep]
+    labels = labels.reshape(-1)[keep]
+    if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+        raise ValueError(f"labels must be 0…{classes - 1} or {ignore_index} (ignored); found {int(labels.min())}…"
+                         f"{int(labels.max())}. GLUE's test split carries -1: it has no labels to train on.")
+    count = max(labels.numel(), 1) if num_items is None else num_items
+
+    kd = _divergence(student, teacher, temperature, divergence, beta).sum() * temperature**2 / count
+    ce = -_log_soft_targets(student, 1.0).gather(-1, labels[:, None]).sum() / count
+    return DistillationLoss(alpha * kd + (1 - alpha) * ce, kd, ce)
+
+
+def _divergence(student: Tensor, teacher: Tensor, temperature: float, divergence: str, beta: float) -> Tensor:
+    """(items, classes) twice → (items,): the divergence of each item, without T²."""
+    s, t = _log_soft_targets(student, temperature), _log_soft_targets(teacher, temperature)
+    if divergence == "forward_kl":
+        return _kl(t, s)
+    if divergence == "reverse_kl":
+        return _kl(s, t)
+    m = torch.logaddexp(t + math.log(beta), s + math.log1p(-beta))
+    return beta * _kl(t, m) + (1 - beta) * _kl(s, m)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """Σ p (log p - log q) over the last axis, from log-probabilities that are finite (see `_log_soft_targets`)."""
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def _log_soft_targets(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / T) in float32 (float64 stays float64), floored so that 0 · log 0 is 0 and not NaN.
+
+    Half precision is left before anything is summed: with bf16 logits the divergence comes out several per cent off.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    lowest = torch.finfo(logits.dtype).min / 4
+    return F.log_softmax((logits / temperature).clamp_min(lowest), dim=-1).clamp_min(-1e4)
+
+
+def _positive(temperature: float) -> float:
+    if isinstance(temperature, (str, bool)) or not math.isfinite(temperature) or temperature <= 0:
+        raise ValueError(f"temperature must be a finite number above 0, not {temperature!r}")
+    return float(temperature)
+
+
+def _check(student_logits, teacher_logits, labels, alpha, divergence, beta, num_items) -> None:
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(f"student logits {tuple(student_logits.shape)} and teacher logits "
+                         f"{tuple(teacher_logits.shape)} differ in shape: same classes, same items, same order?")
+    if student_logits.dim() < 1 or labels.shape != student_logits.shape[:-1]:
+        raise ValueError(f"labels {tuple(labels.shape)} do not match logits {tuple(student_logits.shape)}: "
+                         "one label for each row of logits is needed")
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, not {labels.dtype}")
+    if isinstance(alpha, (str, bool)) or not 0 <= alpha <= 1:          # NaN fails this test too
+        raise ValueError(f"alpha, the weight of the soft loss, must lie in [0, 1], not {alpha!r}")
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, not {divergence!r}")
+    if divergence == "jsd" and not 0 < beta < 1:
+        raise ValueError(f"beta must lie strictly between 0 and 1 for jsd, not {beta!r} (0 and 1 are the two KLs)")
+    if num_items is not None and not (num_items > 0 and math.isfinite(num_items)):
+        raise ValueError(f"num_items must be a count above 0, not {num_items!r}")

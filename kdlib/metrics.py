@@ -1,0 +1,28 @@
+"""Accuracy, F1 and confusion as `evaluate` metrics that need no network: `evaluate.load("accuracy")` asks the hub.
+
+    metric = metrics.Accuracy(); metric.add_batch(predictions=…, references=…); metric.compute()   # {"accuracy": 0.82}
+"""
+import datasets
+import evaluate
+from sklearn.metrics import accuracy_score, f1_score
+
+_FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+
+
+class _Classification(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(description=self.__doc__, citation="", features=_FEATURES)
+
+
+class Accuracy(_Classification):
+    """Share of predictions that equal their reference."""
+
+    def _compute(self, predictions, references):
+        return {"accuracy": float(accuracy_score(references, predictions))}
+
+
+class F1(_Classification):
+    """F1; `average` as in scikit-learn: "macro" weighs every class alike, "binary" looks at class 1 alone (GLUE's QQP)."""
+
+    def _compute(self, predictions, references, average="macro"):
+        return {f"{average}_f1": float(f1_score(references, predictions, average=average, zero_division=0))}

@@ -1,0 +1,227 @@
+"""A run: one notebook, one profile, one set of parameters, one folder, one record.
+
+    run = kd.start("04_distilbert_mnli", profile=profile, seed=seed, learning_rate=learning_rate)
+    student = run.stage("student", train_student, rows=train_rows)       # computed, or loaded if nothing changed
+    run.record(accuracy=0.82)
+    run.finish()                                                          # writes the record: the sign of success
+"""
+import ast
+import difflib
+import inspect
+import json
+import os
+import platform
+import random
+import shutil
+import sys
+import time
+from datetime import datetime, timezone
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+ROOT = Path(os.environ.get("KD_ROOT") or Path(__file__).resolve().parent.parent)
+DATA = ROOT / "data"
+PROFILES = ("smoke", "laptop", "lab", "full")
+NEEDED_MB = 200                             # below this much free disk, a run refuses to start
+
+
+def runs_root() -> Path:
+    """Where run folders go: `$KD_RUNS`, or `runs/` in the repository."""
+    return Path(os.environ.get("KD_RUNS") or ROOT / "runs").expanduser()
+
+
+def settings_of(notebook: str, profile: str = "", **parameters) -> dict:
+    """The settings of a notebook under a profile, with `parameters` laid over them; checked by name and type.
+
+    A parameter of -1 or "" means "as the profile says", so a notebook can declare all of them with plain types.
+    Raises ValueError for an unknown profile, an unknown or misspelt name, and a value of another type.
+    """
+    import yaml
+    profile = profile or os.environ.get("KD_PROFILE") or "laptop"
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}{_guess(profile, PROFILES)}")
+    file = resources.files("kdlib.profiles") / f"{notebook}.yaml"
+    if not file.is_file():
+        raise ValueError(f"there is no profile file for the notebook {notebook!r}")
+    blocks = yaml.safe_load(file.read_text(encoding="utf8"))
+    settings = dict(blocks["defaults"])
+    for origin, values in ((f"{notebook}.yaml, {profile}", blocks[profile] or {}), ("parameters", parameters)):
+        for name, value in values.items():
+            if name not in settings:
+                raise ValueError(f"unknown parameter {name!r} ({origin}){_guess(name, settings)}; "
+                                 f"{notebook} has {', '.join(settings)}")
+            if not (origin == "parameters" and isinstance(value, (int, float, str)) and value in (-1, "")):
+                settings[name] = _typed(name, value, blocks["defaults"][name], origin)
+    return {"profile": profile, **settings}
+
+
+def _typed(name: str, value, example, origin: str):
+    """`value` if it has the type of `example` (an int may stand for a float); ValueError otherwise."""
+    wanted = type(example)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not wanted or (wanted is float and not np.isfinite(value)):
+        hint = ""
+        if isinstance(value, str) and wanted in (int, float):
+            hint = " (YAML reads 2e-5 as text: write 2.0e-5)"
+        elif isinstance(value, str) and wanted is bool:
+            hint = " (papermill's -p gives text: use -y, or True and False)"
+        raise ValueError(f"{name} must be {wanted.__name__} like {example!r}, not {type(value).__name__} {value!r} "
+                         f"({origin}){hint}")
+    return value
+
+
+def _guess(name: str, known) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def start(notebook: str, *, profile: str = "", seed: int = 0, run_dir: str = "", **parameters) -> "Run":
+    """Check every parameter, seed the random numbers, open the run folder; refuse early what would fail late."""
+    refuse_unknown_injected({"profile", "seed", "run_dir", *parameters})
+    settings = settings_of(notebook, profile, **parameters)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0 on, not {seed!r}")
+    return Run(notebook, settings.pop("profile"), seed, settings, run_dir)
+
+
+def refuse_unknown_injected(declared: set[str]) -> None:
+    """ValueError when papermill injected a name that the notebook does not pass to `start`; it would only warn."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    for cell in (shell.user_ns.get("In", []) if shell else []):
+        if cell.lstrip().startswith("# Parameters\n"):
+            names = {t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets
+                     if isinstance(t, ast.Name)}
+            if unknown := sorted(names - declared):
+                raise ValueError(f"unknown parameter {', '.join(unknown)}{_guess(unknown[0], declared)}; "
+                                 f"this notebook has {', '.join(sorted(declared))}")
+
+
+def set_seed(seed: int) -> None:
+    """Python, NumPy and torch."""
+    import torch
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+
+
+class Run:
+    """See `start`. `settings` holds the checked values, `folder` the run's files, `device` "cuda", "mps" or "cpu"."""
+
+    def __init__(self, notebook: str, profile: str, seed: int, settings: dict, run_dir: str = ""):
+        import torch
+        from . import figures, stages
+        self.notebook, self.profile, self.seed, self.settings = notebook, profile, seed, SimpleNamespace(**settings)
+        self.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        key = stages.fingerprint(settings)[:6]
+        self.folder = Path(run_dir).expanduser() if run_dir else runs_root() / notebook / f"{profile}-seed{seed}-{key}"
+        self._open({"notebook": notebook, "profile": profile, "seed": seed, "settings": settings})
+        self._results, self._tables, self._seconds, self._began = {}, {}, {}, time.perf_counter()
+        set_seed(seed)
+        figures.style()
+        print(f"{notebook} · profile {profile} · seed {seed}\nrun folder: {self.folder.parent.name}/{self.folder.name}")
+
+    def __fingerprint__(self):
+        return {"profile": self.profile, "seed": self.seed, "settings": vars(self.settings)}
+
+    def _open(self, configuration: dict) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / ".probe"
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            raise OSError(f"the run folder {self.folder} cannot be written ({error.strerror}); set KD_RUNS or run_dir to "
+                          "a folder of yours") from error
+        free = shutil.disk_usage(self.folder).free / 1e6
+        if free < NEEDED_MB:
+            raise OSError(f"only {free:.0f} MB are free under {self.folder}; a run needs {NEEDED_MB} MB. Delete old runs "
+                          "(make clean) or set KD_RUNS to another disk.")
+        known = self.folder / "run.json"
+        if known.exists():
+            try:
+                before = json.loads(known.read_text())
+            except json.JSONDecodeError:
+                before = configuration           # cut off while it was written: nothing else can have been kept yet
+            if before != json.loads(json.dumps(configuration)):
+                changed = [k for k, v in configuration["settings"].items() if before.get("settings", {}).get(k) != v]
+                changed += [k for k in ("notebook", "profile", "seed") if before.get(k) != configuration[k]]
+                raise ValueError(f"{self.folder} belongs to another configuration (it differs in {', '.join(changed)}); "
+                                 "take another run_dir, or none: kdlib then picks a folder by the parameters")
+        write_json(known, configuration)
+        if (self.folder / "record.json").exists():         # a record means success: an old one must not vouch for this run
+            (self.folder / "record.json").replace(self.folder / "record.previous.json")
+
+    def stage(self, name: str, function, *, fresh: bool = False, **inputs):
+        """`function(**inputs)`, or its result of an earlier run if neither its source nor its inputs have changed.
+
+        A function with a parameter `folder` is handed a folder that survives an interruption (Trainer's checkpoints go
+        there). fresh=True computes again. Kept are: numbers, text, lists, dicts, arrays, tensors, DataFrames, datasets,
+        transformers models.
+        """
+        from . import stages
+        key = stages.fingerprint(function, inputs)
+        place, work = self.folder / "stages" / f"{name}-{key}", self.folder / "stages" / f"{name}-{key}.work"
+        if fresh:
+            shutil.rmtree(place, ignore_errors=True), shutil.rmtree(work, ignore_errors=True)
+        if place.is_dir():
+            try:
+                kept = stages.load(place)
+                self._seconds[name] = json.loads((place.parent / f"{name}-{key}.json").read_text())["seconds"]
+                print(f"stage {name}: loaded, nothing that it depends on has changed")
+                return kept["value"]
+            except (ValueError, OSError) as error:
+                print(f"stage {name}: {error}; computing it again")
+        set_seed(self.seed)                        # a stage's numbers must not depend on which stages were loaded
+        if "folder" in inspect.signature(function).parameters:
+            work.mkdir(parents=True, exist_ok=True)
+            inputs["folder"] = str(work)
+        began = time.perf_counter()
+        value = function(**inputs)
+        self._seconds[name] = round(time.perf_counter() - began, 2)
+        stages.replace(place, {"value": value})
+        write_json(place.parent / f"{name}-{key}.json", {"seconds": self._seconds[name]})
+        shutil.rmtree(work, ignore_errors=True)
+        print(f"stage {name}: done")
+        return stages.load(place)["value"]
+
+    def record(self, **values) -> None:
+        """Numbers (or short texts, or lists of them) that belong into this run's record."""
+        self._results.update(values)
+
+    def figure(self, draw, table):
+        """Draw `table` with one of `kdlib.figures`' functions, show it with its caption, and keep both with the run."""
+        from . import figures
+        self._tables[draw.__name__] = json.loads(table.to_json(orient="records"))
+        figure = draw(table)
+        figures.save_fig(figure, draw.__name__, folder=self.folder / "figures", alt=draw.alt)
+        figures.show(figure, draw.alt)
+
+    def finish(self) -> dict:
+        """Write the record (atomically) and say where it is. This file and exit code 0 together mean success."""
+        from . import results
+        record = {
+            "notebook": self.notebook, "profile": self.profile, "seed": self.seed, "settings": vars(self.settings),
+            "results": self._results, "tables": self._tables, "stage_seconds": self._seconds,
+            "seconds": round(time.perf_counter() - self._began, 1), "peak_gb": round(results.peak_memory_gb(), 2),
+            "device": self.device, "machine": platform.machine(), "versions": results.versions(),
+            "commit": results.commit(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        write_json(self.folder / "record.json", record)
+        print(f"record: {self.folder.parent.name}/{self.folder.name}/record.json")
+        return record
+
+
+def write_json(path: Path, value) -> None:
+    """Beside, flushed, then renamed: a reader sees the old file or the whole new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with open(fresh, "w", encoding="utf8") as file:
+            json.dump(value, file, indent=1, ensure_ascii=False, default=float)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({error.strerror}); what was there before is untouched") from error

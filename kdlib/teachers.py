@@ -1,0 +1,82 @@
+"""The teachers that ship in data/teachers: how each was made, and the one command that makes it again.
+
+    python -m kdlib.teachers mini_nli          a 4-layer BERT from scratch on the embedded MiniNLI
+    python -m kdlib.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship
+"""
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import glue, models
+from .get import local_copy
+from .results import versions
+from .run import DATA, set_seed
+from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
+
+MNLI = dict(source="nyu-mll/glue", body="sentence-transformers/all-MiniLM-L6-v2", rows=8000, validation=4000,
+            epochs=3, learning_rate=5e-5, batch_size=32, max_length=128, seed=0)
+
+
+def train_mnli(out: Path, scratch: Path) -> None:
+    """Fine-tune the small pretrained BERT on real rows and write `out`: its logits, fp16, keyed by row hash.
+
+    The logits are the product: 3 numbers a row instead of 90 MB of weights, and no word of the rows themselves.
+    """
+    start, cfg = time.perf_counter(), MNLI
+    set_seed(cfg["seed"])
+    body = local_copy(cfg["body"]) or cfg["body"]
+    tokenizer, teacher = models.load_tokenizer(body), models.load(body, labels=glue.MNLI.labels)
+    rows = glue.load("mnli", cfg["source"], "train", rows=cfg["rows"])
+    validation = glue.load("mnli", cfg["source"], "validation_matched", rows=cfg["validation"])
+    encoded = [glue.encode(part, tokenizer, glue.MNLI, max_length=cfg["max_length"]) for part in (rows, validation)]
+    args = DistillationArguments(
+        str(scratch), alpha=0.0, learning_rate=cfg["learning_rate"], num_train_epochs=cfg["epochs"], warmup_ratio=0.06,
+        per_device_train_batch_size=cfg["batch_size"], per_device_eval_batch_size=64, seed=cfg["seed"],
+        eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, logging_steps=25, disable_tqdm=True)
+    trainer = DistillationTrainer(teacher, args, train_dataset=encoded[0], eval_dataset=encoded[1],
+                                  data_collator=glue.collator(tokenizer), compute_metrics=glue.compute_metrics)
+    trainer.fit()
+    answers = [teacher_logits(trainer.model, part, glue.collator(tokenizer)) for part in encoded]
+    order = models.check_label_order(answers[1], validation["label"], glue.MNLI.labels)
+    keys = glue.row_keys(rows, glue.MNLI) + glue.row_keys(validation, glue.MNLI)
+    history = [{k: round(v, 4) for k, v in entry.items() if isinstance(v, float)} for entry in trainer.state.log_history
+               if "eval_accuracy" in entry]
+    about = cfg | {"accuracy": order.accuracies[(0, 1, 2)], "minutes": round((time.perf_counter() - start) / 60, 1),
+                   "history": history, **models.size(trainer.model), "versions": versions()}
+    write_logits(out, keys, np.concatenate(answers), about)
+    print(f"{out}: {len(keys):,} rows, validation accuracy {about['accuracy']:.4f}, {about['minutes']} minutes")
+
+
+def write_logits(out: Path, keys: list[str], logits: np.ndarray, about: dict) -> None:
+    """`keys` (16 hex digits each) and `logits` (rows, classes) as fp16, with `about` in the file's metadata."""
+    from safetensors.numpy import save_file
+    out.parent.mkdir(parents=True, exist_ok=True)
+    ids = np.array([int(key, 16) for key in keys], dtype=np.uint64)
+    save_file({"keys": ids, "logits": logits.astype(np.float16)}, out, metadata={"about": json.dumps(about)})
+
+
+def read_logits(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """`{row key: logits (classes,) float32}` and what `write_logits` was told about them."""
+    from safetensors import safe_open
+    with safe_open(path, "np") as file:
+        keys, logits, about = file.get_tensor("keys"), file.get_tensor("logits"), json.loads(file.metadata()["about"])
+    return {f"{int(key):016x}": row.astype(np.float32) for key, row in zip(keys, logits)}, about
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m kdlib.teachers", description=__doc__)
+    parser.add_argument("teacher", choices=["mini_nli", "mnli"])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--scratch", type=Path, default=Path("runs/teachers"), help="checkpoints: an interrupted run goes on")
+    given = parser.parse_args()
+    torch.set_num_threads(torch.get_num_threads())
+    if given.teacher == "mnli":
+        train_mnli(given.out or DATA / "teachers" / "mnli_logits.safetensors", given.scratch / "mnli")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Distil a sequence classifier from the command line, or on several processes:
+
+    python -m kdlib train --task mnli --data data/mini_nli --teacher data/teachers/mini_nli --layers 0,2 \\
+        --output_dir runs/cli --num_train_epochs 3 --learning_rate 5e-4 --temperature 2 --alpha 0.9
+    torchrun --nproc_per_node 2 -m kdlib train …
+"""
+import json
+from dataclasses import dataclass, field
+
+import torch
+from transformers import HfArgumentParser
+
+from . import glue, models
+from .trainer import DistillationArguments, DistillationTrainer
+
+
+@dataclass
+class DataAndModels:
+    """What to read and whom to ask. Everything else is a DistillationArguments (a TrainingArguments) option."""
+
+    teacher: str = field(metadata={"help": "hub id or folder of the trained teacher"})
+    task: str = field(default="mnli", metadata={"help": "mnli or qqp"})
+    data: str = field(default="nyu-mll/glue", metadata={"help": "hub id, or a folder of the same layout"})
+    layers: str = field(default="", metadata={"help": "teacher layers that the student starts from, as 0,2,4"})
+    family: str = field(default="", metadata={"help": "distilbert: turn a BERT teacher's layers into a DistilBERT"})
+    student: str = field(default="", metadata={"help": "hub id or folder of a student, instead of teacher layers"})
+    train_rows: int = field(default=0, metadata={"help": "0: all"})
+    validation_rows: int = field(default=0, metadata={"help": "0: all"})
+    max_length: int = field(default=128, metadata={"help": "tokens a pair"})
+
+
+def main(arguments: list[str]) -> int:
+    given, args = HfArgumentParser((DataAndModels, DistillationArguments), prog="python -m kdlib train").parse_args_into_dataclasses(arguments)
+    if given.task not in glue.TASKS:
+        raise SystemExit(f"--task must be one of {', '.join(glue.TASKS)}")
+    if bool(given.layers) == bool(given.student):
+        raise SystemExit("give --layers (a student out of the teacher) or --student (a checkpoint), one of the two")
+    task = glue.TASKS[given.task]
+    torch.manual_seed(args.seed)
+    tokenizer, teacher = models.load_tokenizer(given.teacher), models.load(given.teacher, labels=task.labels)
+    if given.layers:
+        student = models.student_from_teacher(teacher, [int(i) for i in given.layers.split(",")], given.family or None)
+    else:
+        student = models.load(given.student, labels=task.labels)
+        models.check_pair(teacher, student, tokenizer, models.load_tokenizer(given.student))
+    rows = {split: glue.encode(glue.load(task, given.data, split, rows=count), tokenizer, task, max_length=given.max_length)
+            for split, count in (("train", given.train_rows), (task.validation, given.validation_rows))}
+    trainer = DistillationTrainer(
+        student, args, teacher=teacher, train_dataset=rows["train"], eval_dataset=rows[task.validation],
+        data_collator=glue.collator(tokenizer), compute_metrics=glue.compute_metrics)
+    trainer.fit()
+    metrics = trainer.evaluate()
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        tokenizer.save_pretrained(args.output_dir)
+        print(json.dumps({k: round(v, 4) for k, v in metrics.items() if isinstance(v, float)}))
+    return 0

@@ -1,0 +1,276 @@
+"""Distillation with Hugging Face's `Trainer`: one loss, one sampler, three evaluation numbers.
+
+    args = DistillationArguments("runs/student", temperature=2.0, alpha=0.5, learning_rate=5e-5)
+    trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=rows, eval_dataset=validation)
+    trainer.fit()                                    # trains, or goes on from the newest whole checkpoint
+
+As a command: `python -m kdlib train --help` (every TrainingArguments option, and ours).
+"""
+import math
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
+
+from .losses import DIVERGENCES, distillation_loss
+from .models import check_pair, forward_inputs
+
+TEACHER_LOGITS = "teacher_logits"           # the column of a dataset that carries a teacher's answers
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """TrainingArguments plus the three that distillation adds. alpha weights the *soft* loss: alpha = 0 is plain CE."""
+
+    temperature: float = field(default=2.0, metadata={"help": "T > 0: softens teacher and student in the KD loss"})
+    alpha: float = field(default=0.5, metadata={"help": "weight of the soft (KD) loss, 0…1; CE gets 1 - alpha"})
+    divergence: str = field(default="forward_kl", metadata={"help": "forward_kl, reverse_kl or jsd"})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "trackers, as in TrainingArguments"})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "as in TrainingArguments"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()   # else: a warning a run
+        if not (isinstance(self.temperature, (int, float)) and math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature must be a finite number above 0, not {self.temperature!r}")
+        if not (isinstance(self.alpha, (int, float)) and 0 <= self.alpha <= 1):
+            raise ValueError(f"alpha, the weight of the soft loss, must lie in [0, 1], not {self.alpha!r}")
+        if self.divergence not in DIVERGENCES:
+            raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, not {self.divergence!r}")
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor would be ignored: the loss is ours. Label smoothing ε is alpha = ε, "
+                             "T = 1 and a teacher whose logits are all equal; pass them as a `teacher_logits` column.")
+
+
+class DistillationTrainer(Trainer):
+    """A Trainer whose loss is `losses.distillation_loss`.
+
+    The teacher answers live (`teacher=`) or has answered already: a dataset with a `teacher_logits` column, (rows,
+    classes), needs no teacher at all. With alpha = 0 the teacher is never run, so the baseline does not pay for it.
+    Evaluation reports `eval_ce` (also as `eval_loss`: it means the same for every alpha), and where the teacher's
+    answers are known or alpha > 0, `eval_kd`; the teacher reads an evaluation set once, not once an evaluation.
+    """
+
+    def __init__(self, model=None, args: DistillationArguments | None = None, *, teacher=None, **kw):
+        super().__init__(model=model, args=args, **kw)
+        if not isinstance(self.args, DistillationArguments):
+            raise TypeError(f"args must be DistillationArguments, not {type(self.args).__name__}")
+        # Our loss divides by the count of the whole step, whatever the model's forward accepts: Trainer must pass that
+        # count and must not divide by gradient_accumulation_steps on top.
+        self.model_accepts_loss_kwargs = True
+        self._parts = {"ce": [], "kd": []}
+        if self.pop_callback(PrinterCallback):                  # with tqdm off: a line a log, not a dict
+            self.add_callback(Progress())
+        self._eval_teacher_logits = {}
+        # a plain attribute of a plain dict: the teacher must not become a submodule of anything that is saved
+        self._teacher = {"model": None}
+        if teacher is not None:
+            self._adopt(teacher)
+        elif self.args.alpha > 0 and not _has_column(self.train_dataset) and self.train_dataset is not None:
+            raise ValueError("alpha > 0 needs a teacher: pass teacher=… or a dataset with a `teacher_logits` column")
+
+    def _adopt(self, teacher) -> None:
+        check_pair(teacher, self.model)
+        teacher.requires_grad_(False).eval()
+        self._teacher["model"] = teacher.to(self.args.device)
+
+    @property
+    def teacher(self):
+        return self._teacher["model"]
+
+    # -- the loss ----------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.get("labels")
+        if labels is None:
+            raise ValueError("the batch has no `labels`; a column named `label` or `labels` is needed")
+        outputs = model(**forward_inputs(model, {k: v for k, v in inputs.items() if k != "labels"}))
+        student = outputs.logits
+        teacher = self._answers(inputs) if self.args.alpha > 0 else None
+        loss = distillation_loss(
+            student, student.detach() if teacher is None else teacher, labels, temperature=self.args.temperature,
+            alpha=self.args.alpha, divergence=self.args.divergence, num_items=num_items_in_batch)
+        total = loss.total
+        if num_items_in_batch is not None and model.training:
+            # the count is summed over processes, while DDP *averages* gradients: without this factor they are halved
+            total = total * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
+            self._parts["ce"].append(loss.ce.detach())
+            if teacher is not None:
+                self._parts["kd"].append(loss.kd.detach())
+        return (total, SequenceClassifierOutput(loss=total, logits=student)) if return_outputs else total
+
+    @torch.no_grad()
+    def _answers(self, inputs) -> torch.Tensor:
+        """The teacher's logits for a batch: read from its column, or asked for now."""
+        if TEACHER_LOGITS in inputs:
+            return inputs[TEACHER_LOGITS]
+        if self.teacher is None:
+            raise ValueError("this batch has no `teacher_logits` and there is no live teacher to ask")
+        return self.teacher(**forward_inputs(self.teacher, {k: v for k, v in inputs.items() if k != "labels"})).logits
+
+    # -- data --------------------------------------------------------------------------------------------------------
+
+    def _set_signature_columns_if_needed(self):
+        """Keep what the teacher reads (BERT's token_type_ids) beside what the student reads."""
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, "token_type_ids", TEACHER_LOGITS]))
+
+    def _get_train_sampler(self, train_dataset=None):
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if "input_ids" not in (getattr(rows, "column_names", None) or []):
+            return super()._get_train_sampler(*([] if train_dataset is None else [train_dataset]))
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthGroupedSampler([len(ids) for ids in rows["input_ids"]], self.args.train_batch_size, seed)
+
+    # -- numbers -----------------------------------------------------------------------------------------------------
+
+    def log(self, logs, *args, **kw):
+        if "loss" in logs:
+            steps = max(round(len(self._parts["ce"]) / max(self.args.gradient_accumulation_steps, 1)), 1)
+            for name, values in self._parts.items():       # each is a share of its step: sum over a step, mean over steps
+                if values:
+                    total = torch.stack(values).sum()
+                    if self.accelerator.num_processes > 1:
+                        total = self.accelerator.reduce(total, "sum")
+                    logs[name] = total.item() / steps
+                values.clear()
+        super().log(logs, *args, **kw)
+
+    def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Trainer's loop, then CE and KD from the logits it gathered: exact however batches and processes were cut."""
+        rows = dataloader.dataset
+        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        logits, labels = output.predictions, output.label_ids
+        if not isinstance(logits, np.ndarray) or logits.ndim != 2 or labels is None:
+            return output
+        known = self._teacher_logits_of(rows, ignore_keys)
+        student, labels = torch.from_numpy(logits), torch.from_numpy(labels)
+        teacher = student if known is None else torch.from_numpy(known)
+        part = distillation_loss(student, teacher, labels, temperature=self.args.temperature, alpha=0.0,
+                                 divergence=self.args.divergence)
+        output.metrics[f"{metric_key_prefix}_loss"] = output.metrics[f"{metric_key_prefix}_ce"] = part.ce.item()
+        if known is not None:
+            output.metrics[f"{metric_key_prefix}_kd"] = part.kd.item()
+        if self.compute_metrics is None:
+            output.metrics[f"{metric_key_prefix}_accuracy"] = (student.argmax(-1) == labels).float().mean().item()
+        return output
+
+    def _teacher_logits_of(self, rows, ignore_keys) -> np.ndarray | None:
+        """(rows, classes): the column if there is one, else the live teacher's, asked once for each evaluation set."""
+        if _has_column(rows):
+            return np.asarray(rows[TEACHER_LOGITS], dtype=np.float32)
+        if self.teacher is None or self.args.alpha == 0:
+            return None
+        if id(rows) not in self._eval_teacher_logits:
+            # `rows` is kept beside its logits: were it collected, its id could come back as another dataset's
+            self._eval_teacher_logits[id(rows)] = (rows, teacher_logits(self.teacher, rows, self.data_collator,
+                                                                        self.args.per_device_eval_batch_size))
+        return self._eval_teacher_logits[id(rows)][1]
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    def fit(self):
+        """`train()`, from the newest checkpoint in the output folder that can be read; unreadable ones are set aside."""
+        return self.train(resume_from_checkpoint=newest_checkpoint(self.args.output_dir))
+
+
+class LengthGroupedSampler(Sampler):
+    """Rows in random order, but neighbours of like length, so that a batch is padded to little more than its rows need.
+
+    The order depends on (seed, epoch) alone. Trainer's own `group_by_length` draws from the global random state instead,
+    and a run resumed in the middle of an epoch then sees other batches than the run that was never interrupted.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int = 0, pool: int = 50):
+        self.lengths, self.batch_size, self.seed, self.pool, self.epoch = np.asarray(lengths), batch_size, seed, pool, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self):
+        draw = np.random.default_rng([self.seed, self.epoch])
+        order, size, batches = draw.permutation(len(self.lengths)), self.pool * self.batch_size, []
+        for start in range(0, len(order), size):
+            pool = order[start:start + size]
+            pool = pool[np.argsort(-self.lengths[pool], kind="stable")]
+            batches += [pool[i:i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        ragged = batches.pop() if batches and len(batches[-1]) < self.batch_size else None
+        shuffled = [batches[i] for i in draw.permutation(len(batches))]
+        return iter(np.concatenate(shuffled + ([ragged] if ragged is not None else [])).tolist() if len(order) else [])
+
+
+@torch.inference_mode()
+def teacher_logits(teacher, rows, collator, batch_size: int = 64) -> np.ndarray:
+    """(rows, classes) float32: what the teacher answers to each row, in the rows' order; dropout off.
+
+    Rows are read longest first, so that a batch holds rows of like length and memory runs out at once or not at all.
+    """
+    rows = rows.select_columns([c for c in rows.column_names if c in ("input_ids", "attention_mask", "token_type_ids")])
+    order = np.argsort([-len(ids) for ids in rows["input_ids"]], kind="stable")
+    answers = np.zeros((len(rows), teacher.config.num_labels), np.float32)
+    was_training = teacher.training
+    teacher.eval()
+    for start in range(0, len(order), batch_size):
+        picked = order[start:start + batch_size]
+        batch = {k: v.to(teacher.device) for k, v in collator([rows[int(i)] for i in picked]).items()}
+        answers[picked] = teacher(**forward_inputs(teacher, batch)).logits.float().cpu().numpy()
+    teacher.train(was_training)
+    return answers
+
+
+def newest_checkpoint(folder: str | Path) -> str | None:
+    """The newest checkpoint that is whole. A cut-off one (killed while saving, disk full) is renamed to *.broken."""
+    folder = Path(folder)
+    while folder.is_dir() and (found := get_last_checkpoint(str(folder))):
+        if _whole(Path(found)):
+            return found
+        broken = Path(found).with_name(Path(found).name.replace("checkpoint-", "broken-"))
+        shutil.rmtree(broken, ignore_errors=True)
+        Path(found).rename(broken)
+        print(f"{Path(found).name} was cut off while it was written; going back to the one before")
+    return None
+
+
+def _whole(checkpoint: Path) -> bool:
+    """Does every file that resuming needs open? trainer_state.json is written after the weights, optimiser and scheduler."""
+    import json
+
+    from safetensors import safe_open
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+        with safe_open(checkpoint / "model.safetensors", "pt") as weights:
+            for name in weights.keys():
+                weights.get_slice(name)
+        for name in ("optimizer.pt", "scheduler.pt"):
+            torch.load(checkpoint / name, map_location="cpu", weights_only=True)
+        return any(checkpoint.glob("rng_state*.pth"))
+    except Exception:                           # any failure to read means the same thing: do not resume from it
+        return False
+
+
+class Progress(TrainerCallback):
+    """One line a log: a silent cell looks hung, and papermill saves only when a kernel speaks."""
+
+    def on_log(self, args, state, control, logs=None, **kw):
+        if logs and "loss" in logs and state.is_world_process_zero:
+            parts = "  ".join(f"{k} {logs[k]:.3f}" for k in ("loss", "ce", "kd") if k in logs)
+            print(f"step {state.global_step:>5}/{state.max_steps}  {parts}", flush=True)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kw):
+        if metrics and state.is_world_process_zero:
+            parts = "  ".join(f"{k.removeprefix('eval_')} {v:.3f}" for k, v in metrics.items()
+                              if k in ("eval_ce", "eval_kd", "eval_accuracy", "eval_macro_f1"))
+            print(f"{'':>5}validation  {parts}", flush=True)
+
+
+def _has_column(rows) -> bool:
+    return TEACHER_LOGITS in (getattr(rows, "column_names", None) or [])
