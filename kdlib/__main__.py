@@ -8,7 +8,6 @@
     test     run the tests
 """
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -38,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     course = commands.add_parser("course", help="run notebooks 00-04 headless")
     course.add_argument("--profile", **profile)
     course.add_argument("notebooks", nargs="*", help="some of them (default: all)")
+    course.add_argument("--inplace", action="store_true", help="keep the outputs in notebooks/ (fresh runs, for committing)")
 
     run = commands.add_parser("run", help="run one notebook headless")
     run.add_argument("notebook")
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="leave out what takes minutes")
 
     test = commands.add_parser("test", help="run the tests")
-    test.add_argument("--all", action="store_true", help="the slow ones too")
+    test.add_argument("--slow", action="store_true", help="the slow rest instead of the fast ones")
     return top
 
 
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _course(given) -> int:
     from . import batch
-    return batch.course(given.profile, tuple(given.notebooks) or batch.COURSE)
+    return batch.course(given.profile, tuple(given.notebooks) or batch.COURSE, inplace=given.inplace)
 
 
 def _run(given) -> int:
@@ -137,8 +137,7 @@ def _test(given) -> int:
     import subprocess
 
     from .run import ROOT
-    marks = [] if given.all else ["-m", "not slow"]
-    return subprocess.run([sys.executable, "-m", "pytest", *marks], cwd=ROOT, env=os.environ).returncode
+    return subprocess.run([sys.executable, "-m", "pytest", "-m", "slow" if given.slow else "not slow"], cwd=ROOT).returncode
 
 
 COMMANDS = {"course": _course, "run": _run, "sweep": _sweep, "figures": _figures, "store": _store, "get": _get,
