@@ -70,6 +70,7 @@ def redraw(out: Path, profile: str = "laptop") -> pd.DataFrame:
     from . import results
     from .run import DATA, ROOT
     style()
+    out.mkdir(parents=True, exist_ok=True)
     manifest = []
     for name, draw in sorted(FIGURES.items(), key=lambda item: (item[1].notebook, item[0])):
         data = DATA / "results" / draw.notebook / f"{profile}.json"
@@ -126,6 +127,106 @@ def lines(ax, table: pd.DataFrame, x: str, y: str, by: str, names: dict | None =
             ax.fill_between(stats[x], stats["mean"] - stats["std"], stats["mean"] + stats["std"], color=COLORS[i % 7], alpha=0.15)
 
 
+# -- 00 · Start here --------------------------------------------------------------------------------------------------
+
+@figure("00_start_here", alt="""The teacher and the student of distillation: both read the same rows; the teacher, which is larger and
+    frozen, answers with soft targets; the student is trained towards them and towards the labels.""")
+def teacher_and_student(table):
+    """columns: role ("teacher", "student"), layers, parameters"""
+    of = table.set_index("role")
+    about = lambda role: f"{role}\n{of.loc[role, 'layers']} layers, {of.loc[role, 'parameters'] / 1e6:.2g} M parameters"
+    fig, ax = plt.subplots(figsize=(8, 3.2))
+    ax.set(xlim=(0, 10), ylim=(0, 4))
+    ax.axis("off")
+
+    def box(x, y, w, h, text, color, **kw):
+        ax.add_patch(matplotlib.patches.FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0.08", facecolor=color + "22",
+                                                       edgecolor=color, linewidth=1.5))
+        ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=9, **kw)
+
+    def arrow(start, end, text="", color="black", line="-", shift=(0, 0.14), **kw):
+        ax.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", color=color, linestyle=line, linewidth=1.3))
+        ax.text((start[0] + end[0]) / 2 + shift[0], (start[1] + end[1]) / 2 + shift[1], text, ha="center", va="center", fontsize=8.5,
+                color=color, **kw)
+
+    box(0.2, 1.5, 1.3, 1.0, "rows of text\nand labels", COLORS[6])
+    box(2.6, 2.5, 2.8, 1.2, about("teacher") + "\nfrozen", COLORS[0])
+    box(2.9, 0.4, 2.2, 0.9, about("student"), COLORS[1])
+    box(7.6, 1.5, 2.1, 1.0, "distillation loss\nα · soft + (1 − α) · hard", COLORS[2])
+    arrow((1.6, 2.3), (2.5, 2.9)), arrow((1.6, 1.7), (2.8, 1.05))
+    arrow((5.5, 2.9), (7.5, 2.25), "soft targets", COLORS[0], shift=(0.3, 0.22))
+    arrow((5.2, 1.0), (7.5, 1.7), "the student's answers", COLORS[1], shift=(0.1, 0.33))
+    arrow((1.6, 2.0), (7.5, 2.0), "labels", line=":", shift=(-0.4, 0.13))
+    arrow((8.6, 1.4), (5.2, 0.55), "gradient, to the student only", COLORS[2], "--", shift=(0.5, -0.35))
+    return fig
+
+
+@figure("00_start_here", alt="""The race in three panels, teacher beside student: parameters in millions, milliseconds for one row on this
+    machine, and accuracy on validation rows, where the student that was only cut out and not trained stands too.""")
+def race(table):
+    """columns: model, parameters, milliseconds (NaN: as the student's), accuracy"""
+    fig, axes = plt.subplots(1, 3, figsize=(8, 2.9))
+    for ax, (column, scale, title, fmt) in zip(axes, (("parameters", 1e-6, "parameters (M)", "{:.2f}"),
+                                                      ("milliseconds", 1, "ms for one row", "{:.1f}"),
+                                                      ("accuracy", 100, "accuracy (%)", "{:.1f}"))):
+        part = table.dropna(subset=[column])
+        bars(ax, [m.replace(", ", ",\n") for m in part["model"]], part[column] * scale, fmt=fmt)
+        ax.set_title(title, fontsize=10)
+        ax.tick_params(axis="x", labelsize=8)
+        ax.margins(y=0.15)
+    return fig
+
+
+# -- 01 · Soft targets ------------------------------------------------------------------------------------------------
+
+CLASSES = ("entailment", "neutral", "contradiction")
+
+
+@figure("01_soft_targets", alt="""Dark knowledge: for the rows of each label, how people and how the teacher share their belief among
+    entailment, neutral and contradiction, as stacked bars. The parts beside the label's own class are the dark knowledge.""")
+def dark_knowledge(table):
+    """columns: label, who, entailment, neutral, contradiction (shares)"""
+    fig, ax = plt.subplots(figsize=(7.6, 3.2))
+    rows = [(i * 2.6 + (0 if j == 0 else 1), row) for i, (_, part) in enumerate(table.groupby("label", sort=False))
+            for j, row in enumerate(part.to_dict("records"))]
+    left = np.zeros(len(rows))
+    for k, (answer, hatch) in enumerate(zip(CLASSES, ("", "//", ".."))):
+        shares = np.array([row[answer] for _, row in rows])
+        ax.barh([y for y, _ in rows], shares, 0.85, left, color=COLORS[k], alpha=0.75, hatch=hatch, edgecolor="white", label=answer)
+        for (y, _), x, share in zip(rows, left, shares):
+            if share >= 0.04:
+                ax.text(x + share / 2, y, f"{share:.0%}", ha="center", va="center", fontsize=8.5,
+                        bbox=dict(boxstyle="round,pad=0.15", facecolor="white", edgecolor="none", alpha=0.85))
+        left += shares
+    ax.set_yticks([y for y, _ in rows], [f"“{row['label']}”: {row['who']}" for _, row in rows])
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1), xlabel="mean share of belief over the rows of this label")
+    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+    ax.grid(False)
+    return fig
+
+
+@figure("01_soft_targets", alt="""KL of people from three targets against the target's entropy, as a target is made softer: the smoothed label,
+    the softened teacher, and the teacher with its two wrong classes made equal. A dotted line marks people's own entropy; the best
+    point of each curve carries its number.""")
+def dark_knowledge_or_smoothing(table):
+    """columns: target, strength (ε or T), entropy, KL, people (their entropy)"""
+    fig, ax = plt.subplots(figsize=(7.2, 3.9))
+    for i, (target, part) in enumerate(table.groupby("target", sort=False)):
+        best = part.loc[part["KL"].idxmin()]
+        symbol = "ε" if target.startswith("label") else "T"
+        ax.plot(part["entropy"], part["KL"], color=COLORS[i], linestyle=LINES[i], marker=MARKERS[i], markersize=4,
+                label=f"{target}: at best {best['KL']:.3f} ({symbol} = {best['strength']:g})")
+        ax.plot(best["entropy"], best["KL"], MARKERS[i], color=COLORS[i], markersize=9, markerfacecolor="none")
+    ax.axvline(table["people"].iloc[0], color="black", linestyle=":", linewidth=1)
+    ax.text(table["people"].iloc[0], 0.98, " people's entropy", transform=ax.get_xaxis_transform(), va="top", fontsize=8.5)
+    lowest, flat = table["KL"].min(), table["KL"][table["entropy"].idxmax()]
+    ax.set(xlabel="mean entropy of the target (nats): softer to the right", ylabel="KL(people ‖ target), nats",
+           ylim=(0, max(1.6 * flat, 4 * lowest)))
+    ax.legend(loc="upper left", fontsize=8.5, frameon=True, framealpha=0.9, edgecolor="none")
+    return fig
+
+
 # -- 04 · MNLI --------------------------------------------------------------------------------------------------------
 
 @figure("04_distilbert_mnli", alt="""Learning rates: training and validation loss of the student over training steps, one line
@@ -139,6 +240,19 @@ def learning_curves(table):
               markers=split == "validation")
         ax.set(title=split, xlabel="step", ylabel="cross-entropy" if split == "train" else "")
     axes[0].legend()
+    return fig
+
+
+@figure("04_distilbert_mnli", alt="""The run of this notebook: hard-label loss and KD loss of the student over training steps, on
+    training rows and on validation rows.""")
+def live_curves(table):
+    """columns: step, split, ce, and kd where it was measured"""
+    parts = [part for part in ("ce", "kd") if part in table and table[part].notna().any()]
+    fig, axes = plt.subplots(1, len(parts), figsize=(4 * len(parts), 3.2), squeeze=False)
+    for ax, part in zip(axes[0], parts):
+        lines(ax, table[table[part].notna()], "step", part, "split")
+        ax.set(xlabel="step", title={"ce": "cross-entropy (hard labels)", "kd": "KD (T² · KL)"}[part])
+    axes[0][0].legend()
     return fig
 
 

@@ -7,6 +7,7 @@ They land in `$KD_REAL`, or in the user's cache where that is unset. Nothing in 
 for them behind your back: they are used when a profile or parameter names them.
 """
 import hashlib
+import http.client
 import os
 import shutil
 import socket
@@ -118,12 +119,18 @@ def _download(url: str, partial: Path) -> None:
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             with open(partial, "ab" if answer.status == 206 else "wb") as out:
+                whole = out.tell() + int(answer.headers.get("Content-Length") or 0)
                 shutil.copyfileobj(answer, out)
+                got = out.tell()
     except urllib.error.HTTPError as error:
-        if error.code != 416:                                # 416: the part is already the whole file; its hash decides
-            raise ConnectionError(f"{url}: {error}") from error
-    except (urllib.error.URLError, OSError) as error:
+        if error.code == 416:                                # the part is already the whole file; its hash decides
+            return
+        raise ConnectionError(f"{url}: {error}") from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise ConnectionError(offline_advice(url, error)) from error
+    if got < whole:                                          # a connection that breaks off looks like the file's end
+        raise ConnectionError(f"{url}: the connection broke off after {got / 1e6:.1f} of {whole / 1e6:.1f} MB. "
+                              "Run the command again: it goes on from there.")
 
 
 def sha256(path: Path) -> str:
@@ -134,7 +141,7 @@ def sha256(path: Path) -> str:
 
 def probe_hub(source: str | Path, timeout: float = 3.0) -> None:
     """ConnectionError within seconds when the hub cannot be reached, instead of half a minute of retries."""
-    if str(source).startswith((".", "/", "~")):
+    if str(source).startswith((".", "/", "~")) or str(source).count("/") > 1:       # a hub id is name or owner/name
         raise FileNotFoundError(f"there is no folder {source}")
     if os.environ.get("HF_HUB_OFFLINE") == "1":              # the library then looks into its cache and nowhere else
         return

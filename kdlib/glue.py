@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .get import local_copy, offline_advice, probe_hub
-
-GLUE_REVISION = "main"
+from .get import GLUE_REVISION, local_copy, offline_advice, probe_hub
+from .run import ROOT
 
 
 class Task(NamedTuple):
@@ -28,19 +27,24 @@ QQP = Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), "v
 TASKS = {task.name: task for task in (MNLI, QQP)}
 
 
-def load(task: str | Task, source: str | Path, split: str, *, rows: int = 0, revision: str | None = None):
+def load(task: str | Task, source: str | Path, split: str, *, rows: int = 0, among: list[str] | None = None,
+         revision: str | None = None):
     """A split as a `datasets.Dataset` with the task's two text columns, `label` and `idx`; checked.
 
     source: a hub id ("nyu-mll/glue"), or a folder with `<split>-*.parquet`, or with such a folder under the task's name.
     A folder under `$KD_REAL` (or one that `python -m kdlib get real` filled) is taken before the hub.
     rows: the first so many, after a fixed shuffle (0: all, in order). The same rows for every seed of a run.
+    among: only rows with these keys (`row_key`), in this order: the same rows from a sample, a mirror or the whole corpus.
     Raises ValueError for a missing split or column, an empty split or a label outside the task's classes (-1 in GLUE's
     test split), ConnectionError with advice when the hub cannot be reached.
     """
     import datasets
+    if rows < 0:
+        raise ValueError(f"rows must be a count, or 0 for all, not {rows}")
     task = TASKS[task] if isinstance(task, str) else task
     folder = _folder(task, source)
     if folder is not None:
+        datasets.disable_progress_bars()                    # a bar for a millisecond is noise, and stderr in a notebook
         files = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}.parquet"))
         if not files:
             there = sorted({f.name.split("-0")[0].removesuffix(".parquet") for f in folder.glob("*.parquet")})
@@ -49,17 +53,26 @@ def load(task: str | Task, source: str | Path, split: str, *, rows: int = 0, rev
     else:
         probe_hub(source)                                   # seconds, where the library's own retries take half a minute
         try:
+            revision = revision or (GLUE_REVISION if str(source) == "nyu-mll/glue" else None)
             data = datasets.load_dataset(str(source), task.name, split=split, revision=revision)
         except (OSError, ValueError) as error:
-            raise type(error)(offline_advice(source, error)) from error
+            kind = ConnectionError if isinstance(error, OSError) else ValueError
+            raise kind(offline_advice(source, error)) from error
     check(data, task, f"{source}, split {split!r}")
-    if rows and rows < len(data):
+    if among is not None:
+        place = {key: i for i, key in enumerate(row_keys(data, task))}
+        picked = [place[key] for key in among if key in place]
+        if len(picked) < max(rows, 1):
+            raise ValueError(f"{source}, split {split!r}: only {len(picked):,} of its {len(data):,} rows are among the "
+                             f"{len(among):,} wanted ones, {max(rows, 1):,} are needed: another edition of the corpus?")
+        data = data.select(picked[:rows] if rows else picked)
+    elif 0 < rows < len(data):
         data = data.shuffle(seed=0).select(range(rows))
     return data
 
 
 def _folder(task: Task, source: str | Path) -> Path | None:
-    for candidate in (Path(source), local_copy(source)):
+    for candidate in (Path(source).expanduser(), ROOT / source, local_copy(source)):
         if candidate is not None and candidate.is_dir():
             return candidate / task.name if (candidate / task.name).is_dir() else candidate
     return None

@@ -43,24 +43,27 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Te
         m = beta·t + (1-beta)·s (Agarwal et al. 2024, eq. 1). t and s are softened by T; CE is not.
     num_items: what the sums over items are divided by. None: the items of this batch that are not ignored. A trainer
         that accumulates gradients passes the count of the whole step, so that the gradient does not depend on how the
-        step was cut into batches.
+        step was cut into batches; 0 is right only for a step without a single valid item.
     A batch without a single valid item gives zeros that still carry a gradient path. -inf logits (a masked or padded
     class) give finite values and gradients: a class that both exclude is out of the game. A class that the student
     excludes and the teacher does not (or the reverse, for reverse_kl) makes KL infinite by definition; it is counted at
     a log-probability of -10,000 instead, so that one masked class cannot turn a training run into NaN.
     Raises ValueError for arguments that make no sense, IndexError never.
     """
-    _check(student_logits, teacher_logits, labels, alpha, divergence, beta, num_items)
-    temperature = _positive(temperature)
+    temperature = check_settings(temperature, alpha, divergence, beta)
+    _check_shapes(student_logits, teacher_logits, labels)
     keep = labels.reshape(-1) != ignore_index
     classes = student_logits.shape[-1]
     student = student_logits.reshape(-1, classes)[keep]
     teacher = teacher_logits.detach().reshape(-1, classes)[keep]
-    labels = labels.reshape(-1)[keep]
+    labels = labels.reshape(-1)[keep].long()
     if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < classes):
         raise ValueError(f"labels must be 0…{classes - 1} or {ignore_index} (ignored); found {int(labels.min())}…"
                          f"{int(labels.max())}. GLUE's test split carries -1: it has no labels to train on.")
-    count = max(labels.numel(), 1) if num_items is None else num_items
+    count = labels.numel() if num_items is None else num_items
+    if not (math.isfinite(count) and (count > 0 or count == 0 == labels.numel())):
+        raise ValueError(f"num_items must be a count above 0, not {num_items!r}")
+    count = count or 1                                          # nothing to count: the sums are 0 already
 
     kd = _divergence(student, teacher, temperature, divergence, beta).sum() * temperature**2 / count
     ce = -_log_soft_targets(student, 1.0).gather(-1, labels[:, None]).sum() / count
@@ -93,13 +96,24 @@ def _log_soft_targets(logits: Tensor, temperature: float) -> Tensor:
     return F.log_softmax((logits / temperature).clamp_min(lowest), dim=-1).clamp_min(-1e4)
 
 
+def check_settings(temperature: float, alpha: float, divergence: str, beta: float = 0.5) -> float:
+    """The temperature as a float; ValueError for settings that make no sense, so that a trainer can refuse them early."""
+    if isinstance(alpha, (str, bool)) or not 0 <= alpha <= 1:          # NaN fails this test too
+        raise ValueError(f"alpha, the weight of the soft loss, must lie in [0, 1], not {alpha!r}")
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, not {divergence!r}")
+    if divergence == "jsd" and not 0 < beta < 1:
+        raise ValueError(f"beta must lie strictly between 0 and 1 for jsd, not {beta!r} (0 and 1 are the two KLs)")
+    return _positive(temperature)
+
+
 def _positive(temperature: float) -> float:
     if isinstance(temperature, (str, bool)) or not math.isfinite(temperature) or temperature <= 0:
         raise ValueError(f"temperature must be a finite number above 0, not {temperature!r}")
     return float(temperature)
 
 
-def _check(student_logits, teacher_logits, labels, alpha, divergence, beta, num_items) -> None:
+def _check_shapes(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> None:
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(f"student logits {tuple(student_logits.shape)} and teacher logits "
                          f"{tuple(teacher_logits.shape)} differ in shape: same classes, same items, same order?")
@@ -108,11 +122,3 @@ def _check(student_logits, teacher_logits, labels, alpha, divergence, beta, num_
                          "one label for each row of logits is needed")
     if labels.dtype.is_floating_point or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, not {labels.dtype}")
-    if isinstance(alpha, (str, bool)) or not 0 <= alpha <= 1:          # NaN fails this test too
-        raise ValueError(f"alpha, the weight of the soft loss, must lie in [0, 1], not {alpha!r}")
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, not {divergence!r}")
-    if divergence == "jsd" and not 0 < beta < 1:
-        raise ValueError(f"beta must lie strictly between 0 and 1 for jsd, not {beta!r} (0 and 1 are the two KLs)")
-    if num_items is not None and not (num_items > 0 and math.isfinite(num_items)):
-        raise ValueError(f"num_items must be a count above 0, not {num_items!r}")

@@ -15,6 +15,10 @@ from torch import nn
 from transformers import (AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig,
                           BertForSequenceClassification, DistilBertConfig, DistilBertForSequenceClassification,
                           PreTrainedModel, PreTrainedTokenizerBase)
+from transformers.utils import logging
+
+from .get import local_copy, offline_advice, probe_hub
+from .run import ROOT
 
 LAYER = re.compile(r"^(.*\.layers?\.)(\d+)(\..*)$")        # bert.encoder.layer.3.…, model.layers.3.…
 
@@ -26,6 +30,7 @@ def load(source: str | Path, labels: tuple[str, ...] | None = None, *, revision:
     one without a classification head, or with the anonymous LABEL_0…, gets these.
     Raises ValueError when the number of classes differs, OSError with advice when it cannot be had.
     """
+    source = _place(source)
     config = _hub(AutoConfig.from_pretrained, source, revision=revision)
     has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
     if labels is not None and has_head and config.num_labels != len(labels):
@@ -40,15 +45,27 @@ def load(source: str | Path, labels: tuple[str, ...] | None = None, *, revision:
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder; OSError with advice when it cannot be had."""
-    return _hub(AutoTokenizer.from_pretrained, source, revision=revision)
+    return _hub(AutoTokenizer.from_pretrained, _place(source), revision=revision)
+
+
+def _place(source: str | Path) -> str | Path:
+    """A folder as given or below the repository (data/teachers/…), a local copy of a hub id, or the hub id itself."""
+    if Path(source).expanduser().is_dir():
+        return Path(source).expanduser()
+    return ROOT / source if (ROOT / source).is_dir() else local_copy(source) or source
 
 
 def _hub(loader, source, **kw):
-    from .get import offline_advice
+    if not isinstance(source, Path):
+        probe_hub(source)                       # seconds, where the library's own retries take half a minute
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()               # "some weights are newly initialized": yes, the head; that is the point
     try:
         return loader(str(source), **{k: v for k, v in kw.items() if v is not None})
     except OSError as error:
         raise OSError(offline_advice(source, error)) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _anonymous(config) -> bool:
@@ -158,6 +175,14 @@ def check_pair(teacher: PreTrainedModel, student: PreTrainedModel, teacher_token
         if ours != theirs:
             other = next((word for word in ours if theirs.get(word) != ours[word]), None)
             raise ValueError(f"the tokenizers differ, for example in {other!r} (id {ours.get(other)} and {theirs.get(other)})")
+
+
+def check_labels(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+    """ValueError unless the model names its classes as the task does, in the task's order."""
+    found = [str(model.config.id2label[i]).lower() for i in range(model.config.num_labels)]
+    if found != [name.lower() for name in names]:
+        raise ValueError(f"the model's classes are {found}, the task's {list(names)}, in this order: its answers would be "
+                         "read as other classes. Permute its classifier's rows, or take another checkpoint.")
 
 
 class LabelOrder(NamedTuple):

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -65,6 +66,14 @@ def reference_records(notebook: str, profile: str) -> list[dict]:
     return json.loads(path.read_text(encoding="utf8"))["records"]
 
 
+def known(notebook: str, profile: str, also: dict | None = None) -> list[dict]:
+    """The course's records where it has some, else my own runs' and `also` (a draft of the run that asks)."""
+    try:
+        return reference_records(notebook, profile)
+    except FileNotFoundError:
+        return records(notebook, profile) + ([also] if also else [])
+
+
 def reference(notebook: str, profile: str) -> pd.DataFrame:
     """The course's own runs as a DataFrame, one row a run."""
     return frame(reference_records(notebook, profile))
@@ -91,6 +100,34 @@ def summary(runs: pd.DataFrame, by: list[str], metrics: list[str], digits: int =
         return f"{values.mean():.{digits}f}" + (f" ± {values.std():.{digits}f}" if len(values) > 1 else "")
     groups = runs.groupby(by, sort=False, dropna=False)
     return groups[metrics].agg(cell).assign(runs=groups.size()).reset_index()
+
+
+class Difference(NamedTuple):
+    """A mean difference over paired runs with its 95 % interval (Student's t), the number of pairs, and what may be said."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    verdict: str
+
+
+def paired(runs: pd.DataFrame, a: str, b: str, metric: str, by: str = "method") -> Difference | None:
+    """`metric` of runs with by=a minus that of runs with by=b, seed by seed. None without a seed that both have.
+
+    The interval is over seeds (data order, dropout), not over rows: it says whether another seed would agree.
+    """
+    from scipy.stats import t
+    one, two = (runs[runs[by] == name].groupby("seed")[metric].mean() for name in (a, b))
+    gaps = (one - two).dropna()
+    if not len(gaps):
+        return None
+    if len(gaps) < 2:
+        return Difference(gaps.iloc[0], -np.inf, np.inf, 1, "one seed: nothing is shown")
+    half = t.ppf(0.975, len(gaps) - 1) * gaps.std() / np.sqrt(len(gaps))
+    low, high = gaps.mean() - half, gaps.mean() + half
+    verdict = "excludes 0" if low > 0 or high < 0 else "includes 0: not shown"
+    return Difference(gaps.mean(), low, high, len(gaps), verdict)
 
 
 def compare(record: dict, metrics: list[str], notebook: str = "", profile: str = "") -> pd.DataFrame:

@@ -198,15 +198,19 @@ class Run:
         figures.save_fig(figure, draw.__name__, folder=self.folder / "figures", alt=draw.alt)
         figures.show(figure, draw.alt)
 
-    def finish(self) -> dict:
-        """Write the record (atomically) and say where it is. This file and exit code 0 together mean success."""
+    def draft(self) -> dict:
+        """The record as far as it is known now."""
         from . import results
-        record = {
+        return {
             "notebook": self.notebook, "profile": self.profile, "seed": self.seed, "settings": vars(self.settings),
             "results": self._results, "tables": self._tables, "stage_seconds": self._seconds,
             "seconds": round(time.perf_counter() - self._began, 1), "peak_gb": round(results.peak_memory_gb(), 2),
             "device": self.device, "machine": platform.machine(), "versions": results.versions(),
             "commit": results.commit(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+
+    def finish(self) -> dict:
+        """Write the record (atomically) and say where it is. This file and exit code 0 together mean success."""
+        record = self.draft()
         write_json(self.folder / "record.json", record)
         print(f"record: {self.folder.parent.name}/{self.folder.name}/record.json")
         return record

@@ -4,6 +4,7 @@
 functions and classes that it calls, and kdlib's source. A student who edits the loss and runs again gets another key.
 `dump` and `load` keep results as plain files (JSON, npy, safetensors, Parquet): nothing is ever unpickled.
 """
+import dis
 import functools
 import hashlib
 import inspect
@@ -14,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-SOURCES = ("losses", "vocab_loss", "trainer", "models", "glue", "translation", "corpora", "teacher_cache")
+SOURCES = ("losses", "vocab_loss", "trainer", "models", "glue", "metrics", "teachers", "translation", "corpora", "votes", "teacher_cache")
 KEPT = "numbers, text, lists, dicts, NumPy arrays, tensors, DataFrames, datasets and transformers models"
 
 
 def fingerprint(*things) -> str:
     """12 hex digits that change whenever `things` (or, for functions, what they call) would compute something else."""
     digest = hashlib.sha256(_library().encode())
-    seen: set[int] = set()
+    seen: dict[int, tuple] = {}             # id → (how many came before, the thing): kept, for a freed id would come again
     for thing in things:
         _feed(thing, digest.update, seen)
     return digest.hexdigest()[:12]
@@ -34,14 +35,15 @@ def _library() -> str:
     return hashlib.sha256(b"".join(f.read_bytes() for n in SOURCES if (f := here / f"{n}.py").exists())).hexdigest()
 
 
-def _feed(thing, update, seen: set[int]) -> None:
+def _feed(thing, update, seen: dict[int, tuple]) -> None:
     put = lambda *texts: update("\x1f".join(map(str, texts)).encode() + b"\x1e")
     again = functools.partial(_feed, update=update, seen=seen)
     if thing is None or isinstance(thing, (bool, int, float, str, bytes, complex, Path)):
         return put(type(thing).__name__, repr(thing))
-    if id(thing) in seen and not isinstance(thing, (types.CodeType, tuple, frozenset)):
-        return put("again", type(thing).__name__)
-    seen.add(id(thing))
+    if id(thing) in seen:
+        return put("again", seen[id(thing)][0])
+    if not isinstance(thing, (types.CodeType, tuple, frozenset)):       # equal ones may or may not be one object
+        seen[id(thing)] = len(seen), thing
     if isinstance(thing, types.ModuleType):
         put("module", thing.__name__)
     elif isinstance(thing, types.CodeType):
@@ -73,7 +75,8 @@ def _feed(thing, update, seen: set[int]) -> None:
         for part in thing:
             again(part)
     elif isinstance(thing, np.ndarray):
-        put("array", thing.dtype, thing.shape), update(np.ascontiguousarray(thing).tobytes())
+        put("array", thing.dtype, thing.shape)
+        again(thing.tolist()) if thing.dtype.hasobject else update(np.ascontiguousarray(thing).tobytes())
     elif hasattr(thing, "__fingerprint__"):
         put(type(thing).__qualname__), again(thing.__fingerprint__())
     else:
@@ -96,8 +99,10 @@ def _feed_function(function, put, again) -> None:
 
 
 def _names(code) -> set[str]:
+    """The global names that a function reads (attributes and imports, which co_names also lists, are none)."""
     nested = (c for c in code.co_consts if isinstance(c, types.CodeType))
-    return set(code.co_names).union(*map(_names, nested))
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return own.union(*map(_names, nested))
 
 
 def _is_users(thing) -> bool:
@@ -133,8 +138,11 @@ def _feed_library_object(thing, put, update, again) -> None:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         update(sink.getvalue())
-    elif library == "pandas":
-        put(thing.to_json())
+    elif library == "pandas" and (hasattr(thing, "columns") or hasattr(thing, "to_frame")):
+        table = thing.to_frame() if hasattr(thing, "to_frame") else thing               # of a Series or an Index
+        again(table.index.to_numpy())
+        for name, column in table.items():
+            put(name, column.dtype), again(column.to_numpy())
     elif hasattr(thing, "get_vocab"):
         again(thing.get_vocab()), put(thing.padding_side, thing.special_tokens_map)
     elif hasattr(thing, "__dict__"):
@@ -203,10 +211,11 @@ def _encode(value, folder: Path):
     if hasattr(value, "save_to_disk"):
         value.save_to_disk(str(folder / f"{number}.dataset"))
         return {"$dataset": f"{number}.dataset"}
-    if hasattr(value, "save_pretrained") and hasattr(value, "forward"):
+    if library == "transformers" and hasattr(value, "save_pretrained") and hasattr(value, "forward"):
         value.save_pretrained(folder / f"{number}.model", safe_serialization=True)
-        return {"$model": f"{number}.model", "class": type(value).__name__}
-    raise TypeError(f"a stage returned {type(value).__name__}; stages keep {KEPT}. Return one of these, or its parts.")
+        return {"$model": f"{number}.model", "class": type(value).__name__, "dtype": str(value.dtype).split(".")[-1]}
+    kind = "a dict with keys that are not text" if isinstance(value, dict) else type(value).__name__
+    raise TypeError(f"a stage returned {kind}; stages keep {KEPT}. Return one of these, or its parts.")
 
 
 def _decode(tree, folder: Path):
@@ -231,7 +240,8 @@ def _decode(tree, folder: Path):
     if "$model" in tree:
         import torch
         import transformers
-        return getattr(transformers, tree["class"]).from_pretrained(folder / tree["$model"], dtype=torch.float32).eval()
+        kind, dtype = getattr(transformers, tree["class"]), getattr(torch, tree["dtype"])
+        return kind.from_pretrained(folder / tree["$model"], dtype=dtype).eval()
     return {k: again(v) for k, v in tree.items()}
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from . import glue, models
-from .get import local_copy
 from .results import versions
-from .run import DATA, set_seed
+from .run import DATA, ROOT, set_seed
 from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
 
 MNLI = dict(source="nyu-mll/glue", body="sentence-transformers/all-MiniLM-L6-v2", rows=8000, validation=4000,
@@ -28,8 +27,7 @@ def train_mnli(out: Path, scratch: Path) -> None:
     """
     start, cfg = time.perf_counter(), MNLI
     set_seed(cfg["seed"])
-    body = local_copy(cfg["body"]) or cfg["body"]
-    tokenizer, teacher = models.load_tokenizer(body), models.load(body, labels=glue.MNLI.labels)
+    tokenizer, teacher = models.load_tokenizer(cfg["body"]), models.load(cfg["body"], labels=glue.MNLI.labels)
     rows = glue.load("mnli", cfg["source"], "train", rows=cfg["rows"])
     validation = glue.load("mnli", cfg["source"], "validation_matched", rows=cfg["validation"])
     encoded = [glue.encode(part, tokenizer, glue.MNLI, max_length=cfg["max_length"]) for part in (rows, validation)]
@@ -59,12 +57,26 @@ def write_logits(out: Path, keys: list[str], logits: np.ndarray, about: dict) ->
     save_file({"keys": ids, "logits": logits.astype(np.float16)}, out, metadata={"about": json.dumps(about)})
 
 
-def read_logits(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+def read_logits(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """`{row key: logits (classes,) float32}` and what `write_logits` was told about them."""
     from safetensors import safe_open
+    path = Path(path) if Path(path).is_file() else ROOT / path
     with safe_open(path, "np") as file:
         keys, logits, about = file.get_tensor("keys"), file.get_tensor("logits"), json.loads(file.metadata()["about"])
     return {f"{int(key):016x}": row.astype(np.float32) for key, row in zip(keys, logits)}, about
+
+
+def look_up(source: str | Path, keys: list[str]) -> np.ndarray:
+    """(rows, classes): a stored teacher's answers to the rows with these keys.
+
+    Raises ValueError when rows are not among those that it has answered: other rows, or another edition of the corpus.
+    """
+    known, about = read_logits(source)
+    if missing := [key for key in keys if key not in known]:
+        raise ValueError(f"{len(missing):,} of {len(keys):,} rows are not among the {len(known):,} that the stored teacher "
+                         f"({Path(source).name}) has answered. It knows {about['rows']:,} training rows and {about['validation']:,} "
+                         "validation rows; take rows with glue.load(…, among=list(known)), or name a teacher to ask live.")
+    return np.stack([known[key] for key in keys])
 
 
 def main() -> None:

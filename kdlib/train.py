@@ -11,7 +11,7 @@ import torch
 from transformers import HfArgumentParser
 
 from . import glue, models
-from .trainer import DistillationArguments, DistillationTrainer
+from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
 
 
 @dataclass
@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
     task = glue.TASKS[given.task]
     torch.manual_seed(args.seed)
     tokenizer, teacher = models.load_tokenizer(given.teacher), models.load(given.teacher, labels=task.labels)
+    models.check_labels(teacher, task.labels)
     if given.layers:
         student = models.student_from_teacher(teacher, [int(i) for i in given.layers.split(",")], given.family or None)
     else:
@@ -45,6 +46,9 @@ def main(arguments: list[str]) -> int:
         models.check_pair(teacher, student, tokenizer, models.load_tokenizer(given.student))
     rows = {split: glue.encode(glue.load(task, given.data, split, rows=count), tokenizer, task, max_length=given.max_length)
             for split, count in (("train", given.train_rows), (task.validation, given.validation_rows))}
+    if args.alpha > 0:                                  # names can be right and the order still wrong: ask the rows
+        some, collator = rows[task.validation].select(range(min(500, len(rows[task.validation])))), glue.collator(tokenizer)
+        models.check_label_order(teacher_logits(teacher, some, collator), some["labels"], task.labels)
     trainer = DistillationTrainer(
         student, args, teacher=teacher, train_dataset=rows["train"], eval_dataset=rows[task.validation],
         data_collator=glue.collator(tokenizer), compute_metrics=glue.compute_metrics)

@@ -6,8 +6,8 @@
 
 As a command: `python -m kdlib train --help` (every TrainingArguments option, and ours).
 """
-import math
 import shutil
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
-from .losses import DIVERGENCES, distillation_loss
+from .losses import check_settings, distillation_loss
 from .models import check_pair, forward_inputs
 
 TEACHER_LOGITS = "teacher_logits"           # the column of a dataset that carries a teacher's answers
@@ -37,12 +37,7 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()   # else: a warning a run
-        if not (isinstance(self.temperature, (int, float)) and math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be a finite number above 0, not {self.temperature!r}")
-        if not (isinstance(self.alpha, (int, float)) and 0 <= self.alpha <= 1):
-            raise ValueError(f"alpha, the weight of the soft loss, must lie in [0, 1], not {self.alpha!r}")
-        if self.divergence not in DIVERGENCES:
-            raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, not {self.divergence!r}")
+        check_settings(self.temperature, self.alpha, self.divergence)
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor would be ignored: the loss is ours. Label smoothing ε is alpha = ε, "
                              "T = 1 and a teacher whose logits are all equal; pass them as a `teacher_logits` column.")
@@ -64,7 +59,7 @@ class DistillationTrainer(Trainer):
         # Our loss divides by the count of the whole step, whatever the model's forward accepts: Trainer must pass that
         # count and must not divide by gradient_accumulation_steps on top.
         self.model_accepts_loss_kwargs = True
-        self._parts = {"ce": [], "kd": []}
+        self._parts = {"ce": {}, "kd": {}}                      # {step: the sum of its batches' shares}, until logged
         if self.pop_callback(PrinterCallback):                  # with tqdm off: a line a log, not a dict
             self.add_callback(Progress())
         self._eval_teacher_logits = {}
@@ -99,10 +94,11 @@ class DistillationTrainer(Trainer):
         total = loss.total
         if num_items_in_batch is not None and model.training:
             # the count is summed over processes, while DDP *averages* gradients: without this factor they are halved
-            total = total * (self.accelerator.num_processes if self.args.average_tokens_across_devices else 1)
-            self._parts["ce"].append(loss.ce.detach())
-            if teacher is not None:
-                self._parts["kd"].append(loss.kd.detach())
+            scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            total = total * scale
+            for name in ("ce", "kd") if teacher is not None else ("ce",):
+                step = self._parts[name].setdefault(self.state.global_step, torch.zeros_like(total.detach()))
+                step += getattr(loss, name).detach() * scale
         return (total, SequenceClassifierOutput(loss=total, logits=student)) if return_outputs else total
 
     @torch.no_grad()
@@ -126,21 +122,26 @@ class DistillationTrainer(Trainer):
         if "input_ids" not in (getattr(rows, "column_names", None) or []):
             return super()._get_train_sampler(*([] if train_dataset is None else [train_dataset]))
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthGroupedSampler([len(ids) for ids in rows["input_ids"]], self.args.train_batch_size, seed)
+        # grouped by the step, not by the batch: the same rows make a step however it is cut into batches and processes
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSampler([len(ids) for ids in rows["input_ids"]], step, seed)
 
     # -- numbers -----------------------------------------------------------------------------------------------------
 
     def log(self, logs, *args, **kw):
         if "loss" in logs:
-            steps = max(round(len(self._parts["ce"]) / max(self.args.gradient_accumulation_steps, 1)), 1)
-            for name, values in self._parts.items():       # each is a share of its step: sum over a step, mean over steps
-                if values:
-                    total = torch.stack(values).sum()
-                    if self.accelerator.num_processes > 1:
-                        total = self.accelerator.reduce(total, "sum")
-                    logs[name] = total.item() / steps
-                values.clear()
+            for name, steps in self._parts.items():
+                if steps:
+                    logs[name] = self.accelerator.reduce(torch.stack(list(steps.values())).mean(), "mean").item()
+                steps.clear()
         super().log(logs, *args, **kw)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Logits alone: `evaluation_loop` makes the losses of them, with answers that the teacher gives only once."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = model(**forward_inputs(model, {k: v for k, v in inputs.items() if k != "labels"})).logits
+        return None, logits.detach(), inputs.get("labels")
 
     def evaluation_loop(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"):
         """Trainer's loop, then CE and KD from the logits it gathered: exact however batches and processes were cut."""
@@ -167,17 +168,59 @@ class DistillationTrainer(Trainer):
             return np.asarray(rows[TEACHER_LOGITS], dtype=np.float32)
         if self.teacher is None or self.args.alpha == 0:
             return None
-        if id(rows) not in self._eval_teacher_logits:
+        # by content: Trainer may hand over a new object at each evaluation (it drops the columns that nobody reads)
+        key = getattr(rows, "_fingerprint", None) or id(rows)
+        if key not in self._eval_teacher_logits:
             # `rows` is kept beside its logits: were it collected, its id could come back as another dataset's
-            self._eval_teacher_logits[id(rows)] = (rows, teacher_logits(self.teacher, rows, self.data_collator,
-                                                                        self.args.per_device_eval_batch_size))
-        return self._eval_teacher_logits[id(rows)][1]
+            self._eval_teacher_logits[key] = (rows, teacher_logits(self.teacher, rows, self.data_collator,
+                                                                   self.args.per_device_eval_batch_size))
+        return self._eval_teacher_logits[key][1]
 
     # -- running -----------------------------------------------------------------------------------------------------
 
     def fit(self):
         """`train()`, from the newest checkpoint in the output folder that can be read; unreadable ones are set aside."""
-        return self.train(resume_from_checkpoint=newest_checkpoint(self.args.output_dir))
+        with self.args.main_process_first():                    # one sets broken ones aside, then all find the same
+            checkpoint = None if self.args.save_only_model else newest_checkpoint(self.args.output_dir)
+        return self.train(resume_from_checkpoint=checkpoint)
+
+
+METHODS = ("kd", "ce", "label_smoothing", "shuffled")
+
+
+def control(method: str, logits: np.ndarray, *, alpha: float, temperature: float, smoothing: float = 0.1,
+            seed: int = 0) -> tuple[np.ndarray, float, float]:
+    """(teacher logits, alpha, T) that turn the same trainer into KD or into one of the controls it must beat.
+
+    "kd": as given. "ce": alpha = 0, the hard labels alone. "label_smoothing": a teacher whose classes are all equal,
+    with alpha = smoothing and T = 1, which is label smoothing up to a constant. "shuffled": each row keeps the teacher's
+    top class and its probability, the other classes trade places at random: as soft as the teacher, without what it knows
+    about wrong classes. logits: (rows, classes), left untouched.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    logits = np.array(logits, dtype=np.float32)
+    if method == "ce":
+        return logits, 0.0, temperature
+    if method == "label_smoothing":
+        return np.zeros_like(logits), smoothing, 1.0
+    if method == "shuffled":
+        draw = np.random.default_rng(seed)
+        ranked = np.argsort(-logits, axis=1)                    # the first is the top class, it stays where it is
+        others = np.take_along_axis(logits, ranked[:, 1:], 1)
+        np.put_along_axis(logits, ranked[:, 1:], draw.permuted(others, axis=1), 1)
+    return logits, alpha, temperature
+
+
+def loss_curves(log_history: list[dict]) -> list[dict]:
+    """Trainer's log as tidy rows: step, split ("train" or "validation"), ce, and kd and accuracy where they were measured."""
+    rows = []
+    for entry in log_history:
+        for split, prefix in (("train", ""), ("validation", "eval_")):
+            if f"{prefix}ce" in entry:
+                rows.append({"step": entry["step"], "split": split} | {
+                    name: round(entry[prefix + name], 5) for name in ("ce", "kd", "accuracy") if prefix + name in entry})
+    return rows
 
 
 class LengthGroupedSampler(Sampler):
@@ -212,16 +255,22 @@ class LengthGroupedSampler(Sampler):
 def teacher_logits(teacher, rows, collator, batch_size: int = 64) -> np.ndarray:
     """(rows, classes) float32: what the teacher answers to each row, in the rows' order; dropout off.
 
-    Rows are read longest first, so that a batch holds rows of like length and memory runs out at once or not at all.
+    rows: a `datasets.Dataset`, or anything with a length whose rows are dicts. Rows are read longest first, so that a
+    batch holds rows of like length and memory runs out at once or not at all.
     """
-    rows = rows.select_columns([c for c in rows.column_names if c in ("input_ids", "attention_mask", "token_type_ids")])
-    order = np.argsort([-len(ids) for ids in rows["input_ids"]], kind="stable")
+    read = ("input_ids", "attention_mask", "token_type_ids")
+    if hasattr(rows, "column_names"):
+        rows = rows.select_columns([c for c in rows.column_names if c in read])
+    lengths = [len(ids) for ids in rows["input_ids"]] if hasattr(rows, "column_names") else [
+        len(rows[i]["input_ids"]) for i in range(len(rows))]
+    order = np.argsort(-np.asarray(lengths), kind="stable")
     answers = np.zeros((len(rows), teacher.config.num_labels), np.float32)
     was_training = teacher.training
     teacher.eval()
     for start in range(0, len(order), batch_size):
         picked = order[start:start + batch_size]
-        batch = {k: v.to(teacher.device) for k, v in collator([rows[int(i)] for i in picked]).items()}
+        batch = collator([{k: v for k, v in rows[int(i)].items() if k in read} for i in picked])
+        batch = {k: v.to(teacher.device) for k, v in batch.items()}
         answers[picked] = teacher(**forward_inputs(teacher, batch)).logits.float().cpu().numpy()
     teacher.train(was_training)
     return answers
@@ -241,18 +290,19 @@ def newest_checkpoint(folder: str | Path) -> str | None:
 
 
 def _whole(checkpoint: Path) -> bool:
-    """Does every file that resuming needs open? trainer_state.json is written after the weights, optimiser and scheduler."""
+    """Is every file that resuming needs there and whole? torch's are zip archives, which carry checksums."""
     import json
 
     from safetensors import safe_open
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
-        with safe_open(checkpoint / "model.safetensors", "pt") as weights:
-            for name in weights.keys():
-                weights.get_slice(name)
-        for name in ("optimizer.pt", "scheduler.pt"):
-            torch.load(checkpoint / name, map_location="cpu", weights_only=True)
-        return any(checkpoint.glob("rng_state*.pth"))
+        weights, states = list(checkpoint.glob("*.safetensors")), list(checkpoint.glob("rng_state*.pth"))
+        for file in weights:
+            safe_open(file, "pt").__enter__()                   # refuses a file that is shorter than its header says
+        for file in (checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *states):
+            if zipfile.ZipFile(file).testzip() is not None:
+                return False
+        return bool(weights and states)
     except Exception:                           # any failure to read means the same thing: do not resume from it
         return False
 
