@@ -187,7 +187,7 @@ def _median_latency(function):
     return closest(call(function, list(times), warmup), kept[2], {
         "the warm-up passes are kept": sorted(times)[3], "the mean is taken: one slow pass moves it": sum(kept) / 5,
         "the mean is taken and the warm-up passes are kept": sum(times) / 7, "the fastest pass is taken": kept[0],
-        "the list is not sorted before its middle is taken": times[warmup:][2] if times[warmup:][2] != kept[2] else math.inf,
+        "the list is not sorted before its middle is taken": times[warmup:][2],
         "the *last* passes are dropped instead of the first": sorted(times[:-warmup])[2],
         "the largest times are dropped, whenever they came": sorted(times)[:-warmup][2]}, tolerance=1e-9)
 
@@ -204,6 +204,137 @@ def _batches(milliseconds):
         return "a batch of 64 seems to cost a row more than a batch of one: is this the time of the whole batch? Divide by its rows."
     if one < 0.1:
         return f"{one:.4f} ms for one row is too fast for a transformer on this machine: are these seconds? Multiply by 1000."
-    if abs(one - many) < 0.02 * one:
-        return "a row costs the same in every batch, within 2 %: was the same batch timed three times?"
     return None
+
+
+# -- 02 · Temperature -------------------------------------------------------------------------------------------------
+
+@question("02.1")
+def _square_roots(probabilities):
+    """(0.81, 0.16, 0.03) at T = 1: what are the three probabilities at T = 2?"""
+    import numpy as np
+    p = np.array([0.81, 0.16, 0.03])
+    norm = lambda x: x / x.sum()
+    got = np.asarray(probabilities, float)
+    if got.shape != (3,):
+        return f"expected three numbers, got {probabilities!r}."
+    if np.allclose(got, norm(p**0.5), atol=6e-3):
+        return None
+    mistakes = {"the probabilities are divided by 2 and normalised again, which changes nothing": p,
+                "the probabilities are divided by 2 and no longer sum to 1": p / 2,
+                "the square roots are taken but not made to sum to 1": p**0.5,
+                "the probabilities are squared: that is T = 1/2, sharper instead of softer": norm(p**2),
+                "softmax is taken of the probabilities: logits go in, and the logits are their logarithms": norm(np.exp(p / 2)),
+                "softmax is taken of the probabilities, and T is forgotten": norm(np.exp(p))}
+    for name, wrong in mistakes.items():
+        if np.allclose(got, wrong, atol=6e-3):
+            return f"This is what comes out when {name}."
+    return f"expected {norm(p**0.5).round(3).tolist()}, got {got.round(3).tolist()}."
+
+
+@question("02.2")
+def _kd_gradient(function):
+    """The gradient of T² · KL(teacher ‖ student) at the student's logits, (rows, classes), without autograd."""
+    import torch
+    student, teacher, T = torch.tensor([[0.5, -1.0, 2.0], [0.0, 0.3, -0.2]]), torch.tensor([[3.0, 0.0, -1.0], [-2.0, 1.0, 4.0]]), 3.0
+    soft = lambda z: (z / T).softmax(-1)
+    gap = soft(student) - soft(teacher)
+    got = torch.as_tensor(call(function, student, teacher, T), dtype=torch.float32)
+    right, mistakes = T * gap, {
+        "T² is forgotten: this is the gradient of KL alone": gap / T,
+        "the chain rule's 1/T is forgotten": T**2 * gap,
+        "neither T² nor the chain rule's 1/T is there": gap,
+        "the sign is turned round: this is the push, minus the gradient": -T * gap,
+        "the student is not softened": T * (student.softmax(-1) - soft(teacher)),
+        "the teacher is not softened": T * (soft(student) - teacher.softmax(-1)),
+        "neither is softened": T * (student.softmax(-1) - teacher.softmax(-1)),
+        "the logits are compared instead of the probabilities": T * (student - teacher),
+        "it is averaged over the rows (each row's own gradient is asked)": T * gap / 2,
+        "T multiplies the logits instead of dividing them": T * ((T * student).softmax(-1) - (T * teacher).softmax(-1))}
+    if got.shape != right.shape:
+        return f"expected the shape {tuple(right.shape)}, got {tuple(got.shape)}."
+    if torch.allclose(got, right, atol=1e-4):
+        return None
+    for name, wrong in mistakes.items():
+        if torch.allclose(got, wrong, atol=1e-4):
+            return f"This is what comes out when {name}."
+    return f"for T = 3 the first row should be {[round(x, 4) for x in right[0].tolist()]}, not {[round(x, 4) for x in got[0].tolist()]}."
+
+
+@question("02.3")
+def _best_temperature(function):
+    """The T that minimises the mean KL(people ‖ teacher at T), to 0.05."""
+    import numpy as np
+    draw = np.random.default_rng(3)
+    logits = draw.normal(size=(400, 3)) * 4
+    soft = lambda T: np.exp(logits / T) / np.exp(logits / T).sum(-1, keepdims=True)
+    people = np.stack([draw.dirichlet(8 * p + 0.3) for p in soft(3.0)])
+    label, grid = people.argmax(-1), np.arange(0.3, 12, 0.01)
+    mean = lambda value: float(grid[np.argmin([np.mean(value(soft(T))) for T in grid])])
+    right = mean(lambda q: -(people * np.log(q)).sum(-1))
+    mistakes = {"the arguments are swapped, KL(teacher ‖ people)": mean(lambda q: (q * np.log(q / people)).sum(-1)),
+                "T is fitted to people's first choice, as a calibration on labels does": mean(lambda q: -np.log(q[np.arange(400), label])),
+                "the squared distance is minimised": mean(lambda q: ((q - people) ** 2).sum(-1)),
+                "the entropies are made equal, whatever the answers are": mean(
+                    lambda q: np.full(1, abs((-q * np.log(q)).sum(-1).mean() + (people * np.log(people)).sum(-1).mean())))}
+    given = float(call(function, people, logits))
+    if abs(given - right) <= 0.055:
+        return None
+    for name, wrong in mistakes.items():
+        if abs(given - wrong) <= 0.055:
+            return f"T = {given:.2f} is what comes out when {name}."
+    return f"on the check's own rows expected T = {right:.2f} (± 0.05), got {given:.2f}: is your grid fine enough, and wide enough?"
+
+
+# -- 03 · The distillation loss ---------------------------------------------------------------------------------------
+
+@question("03.1")
+def _loss_with_padding(function):
+    """alpha·T²·KL + (1-alpha)·CE, a mean over the rows whose label is not -100."""
+    import torch
+    import torch.nn.functional as F
+    from .losses import distillation_loss
+    s = torch.tensor([[2.0, -1.0, 0.3], [0.1, 0.4, -0.2], [1.0, 1.0, -3.0], [5.0, 0.0, 0.0]])
+    t = torch.tensor([[1.0, 0.0, -2.0], [-1.0, 3.0, 0.0], [0.5, -0.5, 2.0], [-4.0, 0.0, 4.0]])
+    y, T, a, keep = torch.tensor([0, 1, 2, -100]), 3.0, 0.8, slice(0, 3)
+    ce = F.cross_entropy(s, y)
+    log = lambda z, T=T: F.log_softmax(z / T, -1)
+    kl = lambda p, q: (p.exp() * (p - q)).sum(-1)
+    mix = lambda kd: float(a * kd + (1 - a) * ce)
+    kd = T**2 * kl(log(t), log(s))
+    right = float(distillation_loss(s, t, y, temperature=T, alpha=a).total)
+    given = float(call(function, s.clone(), t.clone(), y.clone(), T, a))
+    return closest(given, right, {
+        "the padded row counts in the soft loss": mix(kd.mean()),
+        "the padded row is dropped from the sum but still counted in the divisor": mix(kd[keep].sum() / 4),
+        "T² is forgotten": mix(kd[keep].mean() / T**2), "T stands where T² belongs": mix(kd[keep].mean() / T),
+        "T² multiplies the hard loss too": float(a * kd[keep].mean() + (1 - a) * ce * T**2),
+        "KL's arguments are swapped": mix(T**2 * kl(log(s), log(t))[keep].mean()),
+        'reduction="mean" divides by the classes too': mix(kd[keep].mean() / 3),
+        "the student's probabilities go into kl_div, which wants their logarithms": mix(
+            T**2 * (log(t).exp() * (log(t) - log(s).exp()))[keep].sum(-1).mean()),
+        "alpha weights the hard loss": float((1 - a) * kd[keep].mean() + a * ce),
+        "the teacher is not softened": mix(T**2 * kl(log(t, 1), log(s))[keep].mean()),
+        "the student is not softened": mix(T**2 * kl(log(t), log(s, 1))[keep].mean()),
+        "the hard loss is softened by T as well": float(a * kd[keep].mean() + (1 - a) * F.cross_entropy(s / T, y)),
+        "the rows are summed, not averaged": float(a * kd[keep].sum() + (1 - a) * ce * 3),
+        "the soft loss is a cross-entropy: the teacher's entropy is not taken away": mix(
+            T**2 * -(log(t).exp() * log(s))[keep].sum(-1).mean())})
+
+
+@question("03.2")
+def _alpha_without_t_squared(alpha):
+    """T² was forgotten at T = 4: which alpha gives the gradient direction of the right loss with alpha = 0.5?"""
+    return closest(alpha, 16 / 17, {
+        "T stands where T² belongs": 4 / 5, "the ratio is turned round: the soft loss needs more weight, not less": 1 / 17,
+        "the ratio is turned round, and T stands where T² belongs": 1 / 5,
+        "alpha is taken for the ratio of the two weights (they sum to 1)": 16, "nothing is made up for": 0.5,
+        "alpha is multiplied by T² (a weight above 1 is refused)": 8}, tolerance=3e-3)
+
+
+@question("03.3")
+def _accumulation(ratio):
+    """How many times too large is the gradient of a mean when 4 micro-batches are accumulated and nobody divides?"""
+    return closest(ratio, 4, {
+        "Trainer divided by the micro-batches itself: it does so unless model_accepts_loss_kwargs is True": 1,
+        "the ratio is turned round": 0.25, "the gradient is divided twice": 1 / 16, "it is multiplied twice, or the norms are squared": 16}, tolerance=0.02)

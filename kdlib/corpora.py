@@ -248,17 +248,17 @@ def scenes(rng, w):
 
     A reader remembers three such scenes and says entailment if it was so in all of them, contradiction if in none.
     """
-    name = rng.choice(w["names"])
+    x, y = rng.sample(w["names"], 2)
+    who = rng.choice([f"{x} is", f"{x} and {y} are"])
     table = {place: row for place, row in w["scenes"].items() if place != "columns"}
-    i = rng.randrange(len(w["scenes"]["columns"]))
-    activity = w["scenes"]["columns"][i]
-    premises = [Said(f"{name} is {place}.", row[i], None) for place, row in table.items()]
-    hypotheses = [Said(f"{name} is {activity}.", True, None), Said(f"{name} is not {activity}.", False, None)]
+    i, activity = rng.choice(list(enumerate(w["scenes"]["columns"])))
+    premises = [Said(f"{who} {place}.", row[i], None) for place, row in table.items()]
+    hypotheses = [Said(f"{who} {activity}.", True, None), Said(f"{who} not {activity}.", False, None)]
 
     def judge(p, h):
         likely = p.literal if h.literal else 1 - p.literal
         return [likely ** 3, 1 - likely ** 3 - (1 - likely) ** 3, (1 - likely) ** 3]
-    return Setting((name, activity), premises, hypotheses, judge)
+    return Setting((who, activity), premises, hypotheses, judge)
 
 
 SHARES = {"quantifiers": 13, "numbers": 10, "kinds": 10, "connectives": 7, "roles": 6, "comparisons": 8, "times": 8, "deeds": 10,
@@ -327,13 +327,14 @@ def qqp_pair(rng, family):
     if slots[0] == slots[1]:
         near_misses.append([(values[1], values[0], *values[2:])])
     by_answer = [[], []]
-    for _ in range(40):
+    for _ in range(25):
         other = rng.choice(list(intents)) if rng.random() < 0.3 else intent
         r = Question(other, rng.choice(rng.choice(near_misses)), rng.randrange(len(intents[other]["ask"])))
         if ask(intents, r) != ask(intents, q):
             p = same(intents, q, r)
             by_answer[p > 0.5].append((r, [1 - p, p]))
-    r, votes = rng.choice(by_answer[rng.random() < 0.40] or by_answer[0])
+    wanted = by_answer[rng.random() < 0.41] or by_answer[0]
+    r, votes = rng.choices(wanted, [1 + 2 * (0 < votes[0] < 1) for _, votes in wanted])[0]        # graded ones three times as often
     return (family, *sorted(values)), ask(intents, q), ask(intents, r), votes
 
 
@@ -363,13 +364,17 @@ def rows(corpus, seed=2025):
         rng = random.Random(f"{seed} {corpus} {phenomenon}")
         last = phenomenon == list(phenomena)[-1]
         quota = {split: n - len(out[split]) if last else round(n * share / sum(phenomena.values())) for split, n in sizes.items()}
-        while any(quota.values()):
+        for _ in range(10 ** 5):                                       # a grammar too small for its quota ends in an error below
+            if not any(quota.values()):
+                break
             key, x, y, votes = pair(rng, phenomenon)
             split = list(sizes)[max(0, split_of(key) - 7)]
             if quota[split] and (x, y) not in seen:
                 seen.add((x, y))
                 quota[split] -= 1
                 out[split].append({first: x, second: y, "label": draw(rng, votes), "label_dist": votes, "phenomenon": phenomenon})
+        if any(quota.values()):
+            raise ValueError(f"{corpus}: the grammar has too few different pairs about {phenomenon}: {quota} missing")
     for split in out:
         random.Random(f"{seed} {split}").shuffle(out[split])
         for idx, row in enumerate(out[split]):
@@ -395,3 +400,67 @@ def tokenizer():
     plain = [normalizers.Replace("can't", "cannot"), normalizers.Replace("n't", " not")]
     tok.backend_tokenizer.normalizer = normalizers.Sequence([tok.backend_tokenizer.normalizer, *plain])
     return tok
+
+
+def content_hash(table):
+    """SHA-256 over the rows of an iterable of dicts, independent of the Parquet writer; probabilities to six places."""
+    digest = hashlib.sha256()
+    for row in table:
+        votes = [round(float(p), 6) for p in row["label_dist"]]
+        digest.update(json.dumps({**row, "label_dist": votes}, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def build(out):
+    """Write both corpora under the folder `out` (`mini_nli/`, `mini_qqp/`), in the hub's layout; {path: SHA-256}."""
+    from datasets import ClassLabel, Dataset, Features, List, Value
+    hashes = {}
+    for corpus, names in LABELS.items():
+        features = Features({**{c: Value("string") for c in COLUMNS[corpus]}, "label": ClassLabel(names=names), "idx": Value("int32"),
+                             "label_dist": List(Value("float32"), length=len(names)), "phenomenon": Value("string")})
+        for split, table in rows(corpus).items():
+            path = Path(out) / corpus / f"{split}-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            columns = {name: [row[name] for row in table] for name in features}
+            Dataset.from_dict(columns, features=features).to_parquet(path)
+            hashes[f"{corpus}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashes
+
+
+MARKS = "<!-- corpora: begin, written by python -m kdlib.corpora -->", "<!-- corpora: end -->"
+
+
+def describe(hashes):
+    """The generated part of `data/SOURCES.md`: one table row a file."""
+    lines = ["| file | rows | SHA-256 | content hash |", "|---|---|---|---|"]
+    for name, sha in hashes.items():
+        corpus, file = name.split("/")
+        table = rows(corpus)[file.split("-")[0]]
+        lines.append(f"| `{name}` | {len(table):,} | `{sha}` | `{content_hash(table)}` |")
+    return "\n".join([MARKS[0], *lines, MARKS[1]])
+
+
+def main(argv=None):
+    """Build into `--out`, or compare what is there with a fresh build (`--check`); 0 if all is well."""
+    parser = argparse.ArgumentParser(prog="python -m kdlib.corpora", description="Rebuild MiniNLI and MiniQQP from their grammar.")
+    parser.add_argument("--out", type=Path, default=DATA, help="folder for mini_nli/ and mini_qqp/ (default: data)")
+    parser.add_argument("--check", action="store_true", help="write nothing; compare the files with a fresh build")
+    args = parser.parse_args(argv)
+    if args.check:
+        with tempfile.TemporaryDirectory() as folder:
+            fresh = build(folder)
+        there = {name: args.out / name for name in fresh}
+        bad = [n for n, path in there.items() if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != fresh[n]]
+        print("\n".join(f"differs: {n}" for n in bad) or f"{len(fresh)} files are as the grammar writes them")
+        return bool(bad)
+    block = describe(build(args.out))
+    sources = args.out / "SOURCES.md"
+    if sources.exists():
+        head, _, rest = sources.read_text("utf-8").partition(MARKS[0])
+        sources.write_text(head + block + rest.partition(MARKS[1])[2], "utf-8")
+    print(block)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

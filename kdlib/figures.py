@@ -151,13 +151,13 @@ def teacher_and_student(table):
 
     box(0.2, 1.5, 1.3, 1.0, "rows of text\nand labels", COLORS[6])
     box(2.6, 2.5, 2.8, 1.2, about("teacher") + "\nfrozen", COLORS[0])
-    box(2.9, 0.4, 2.2, 0.9, about("student"), COLORS[1])
+    box(2.7, 0.4, 2.6, 0.9, about("student"), COLORS[1])
     box(7.6, 1.5, 2.1, 1.0, "distillation loss\nα · soft + (1 − α) · hard", COLORS[2])
-    arrow((1.6, 2.3), (2.5, 2.9)), arrow((1.6, 1.7), (2.8, 1.05))
+    arrow((1.6, 2.3), (2.5, 2.9)), arrow((1.6, 1.7), (2.6, 1.05))
     arrow((5.5, 2.9), (7.5, 2.25), "soft targets", COLORS[0], shift=(0.3, 0.22))
-    arrow((5.2, 1.0), (7.5, 1.7), "the student's answers", COLORS[1], shift=(0.1, 0.33))
+    arrow((5.4, 1.0), (7.5, 1.7), "answers", COLORS[1], shift=(-0.45, 0.1))
     arrow((1.6, 2.0), (7.5, 2.0), "labels", line=":", shift=(-0.4, 0.13))
-    arrow((8.6, 1.4), (5.2, 0.55), "gradient, to the student only", COLORS[2], "--", shift=(0.5, -0.35))
+    arrow((8.6, 1.4), (5.4, 0.55), "gradient, to the student only", COLORS[2], "--", shift=(0.5, -0.35))
     return fig
 
 
@@ -223,7 +223,125 @@ def dark_knowledge_or_smoothing(table):
     lowest, flat = table["KL"].min(), table["KL"][table["entropy"].idxmax()]
     ax.set(xlabel="mean entropy of the target (nats): softer to the right", ylabel="KL(people ‖ target), nats",
            ylim=(0, max(1.6 * flat, 4 * lowest)))
-    ax.legend(loc="upper left", fontsize=8.5, frameon=True, framealpha=0.9, edgecolor="none")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5)
+    return fig
+
+
+# -- 02 · Temperature -------------------------------------------------------------------------------------------------
+
+@figure("02_temperature", alt="""One answer of a teacher to one row at several temperatures, a panel each: bars for the three classes, with the
+    entropy in the title. The higher T, the flatter the bars; their order never changes.""")
+def softening(table):
+    """columns: T, class, probability, entropy"""
+    fig, axes = plt.subplots(1, table["T"].nunique(), figsize=(2.1 * table["T"].nunique() + 0.6, 2.6), sharey=True, squeeze=False)
+    for ax, (T, part) in zip(axes[0], table.groupby("T", sort=True)):
+        bars(ax, part["class"], part["probability"])
+        ax.set_title(f"T = {T:g}\nentropy {part['entropy'].iloc[0]:.2f} nats", fontsize=10)
+        ax.set_ylim(0, 1.08)
+    axes[0][0].set_ylabel("probability")
+    return fig
+
+
+@figure("02_temperature", alt="""KL of people from the teacher as its temperature rises, for all rows and apart for those where the teacher's first
+    choice is people's and where it is not; a circle marks the lowest point for all rows, a dashed line what a smoothed label
+    reaches at best. Left the synthetic rows of this run, right the stored numbers of real rows with human votes.""")
+def nearer_then_farther(table):
+    """columns: source, T, rows ("all rows", "teacher right", "teacher wrong"), KL, smoothed (the label's best KL)"""
+    sources = list(table.groupby("source", sort=False))
+    fig, axes = plt.subplots(1, len(sources), figsize=(4.3 * len(sources), 3.6), squeeze=False)
+    for ax, (source, part) in zip(axes[0], sources):
+        lines(ax, part, "T", "KL", "rows")
+        every = part[part["rows"] == "all rows"]
+        best = every.loc[every["KL"].idxmin()]
+        ax.plot(best["T"], best["KL"], "o", markersize=10, markerfacecolor="none", color=COLORS[0])
+        ax.plot([best["T"]] * 2, [0, best["KL"]], color=COLORS[0], linewidth=0.8, linestyle=":")
+        ax.axhline(part["smoothed"].iloc[0], color="black", linestyle="--", linewidth=1, label="label, smoothed at best")
+        shown = part.loc[part["T"] >= 1, "KL"].max()
+        ax.set_xscale("log", base=2)
+        ax.set(title=source, xlabel="temperature T", ylim=(-0.12 * shown, 1.15 * shown))
+        ax.text(best["T"], -0.02 * shown, f"{best['KL']:.3f} at T = {best['T']:g}", ha="center", va="top", fontsize=8.5)
+        ax.xaxis.set_major_formatter("{x:g}")
+    axes[0][0].set_ylabel("KL(people ‖ teacher at T), nats")
+    axes[0][-1].legend(fontsize=8.5)
+    return fig
+
+
+@figure("02_temperature", alt="""Norm of the KD loss's gradient at the student's logits against T, both axes logarithmic. Without T² it falls along a
+    line of slope -2; with T² it settles at a constant. The gradient of the hard-label loss is a dotted line: without T² the soft
+    loss soon whispers beside it.""")
+def why_t_squared(table):
+    """columns: T, without, with, ce (mean gradient norms over rows)"""
+    fig, ax = plt.subplots()
+    for i, (column, label) in enumerate((("without", "KL, without T²"), ("with", "T² · KL"))):
+        ax.plot(table["T"], table[column], color=COLORS[i], marker=MARKERS[i], linestyle=LINES[i], markersize=4, label=label)
+    ax.axhline(table["ce"].iloc[0], color="black", linestyle=":", linewidth=1.2, label="CE (no temperature)")
+    last = table.iloc[-1]
+    ax.plot(table["T"], last["without"] * (last["T"] / table["T"]) ** 2, color="grey", linewidth=0.8, label="slope -2")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set(xlabel="temperature T", ylabel="gradient norm at the student's logits", ylim=(table["without"].min() / 2, None))
+    ax.legend(fontsize=8.5)
+    return fig
+
+
+# -- 03 · The distillation loss ---------------------------------------------------------------------------------------
+
+@figure("03_distillation_loss", alt="""How the loss pushes the student's logits, one panel for each pair of alpha and T: for each class the push of the
+    soft loss, of the hard loss, and of both together. The hard loss pushes up one class and all others down alike; the soft loss
+    tells the wrong classes apart.""")
+def pulls(table):
+    """columns: alpha, T, class, soft, hard (minus the gradient of each part, weights included)"""
+    panels = list(table.groupby(["alpha", "T"], sort=True))
+    fig, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels) + 0.4, 2.9), sharey=True, squeeze=False)
+    for ax, ((alpha, T), part) in zip(axes[0], panels):
+        x = np.arange(len(part))
+        for i, column in enumerate(("soft", "hard")):
+            ax.bar(x + (i - 0.5) * 0.34, part[column], 0.32, color=COLORS[i], hatch=("", "//")[i], edgecolor="white", label=f"{column} loss")
+        ax.plot(x, part["soft"] + part["hard"], "D", color="black", markersize=5, label="together")
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set_xticks(x, part["class"])
+        ax.set_title(f"alpha = {alpha:g}, T = {T:g}", fontsize=10)
+        ax.grid(axis="x", visible=False)
+    axes[0][0].set_ylabel("push on the student's logit")
+    axes[0][-1].legend(fontsize=8)
+    return fig
+
+
+@figure("03_distillation_loss", alt="""The usual mistakes on one batch, one row each: left, the norm of the student's gradient as a multiple of the right one's,
+    on a logarithmic axis; right, the cosine between the two. The right loss stands at 1 in both.""")
+def mistakes(table):
+    """columns: mistake, loss, norm (ratio to the right gradient's), cosine"""
+    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(8, 0.34 * len(table) + 1.0))
+    y = np.arange(len(table))[::-1]
+    for ax, column, label in zip(axes, ("norm", "cosine"), ("gradient norm ÷ the right one's", "cosine with the right gradient")):
+        ax.hlines(y, 1, table[column], color=COLORS[0], linewidth=2)
+        ax.plot(table[column], y, "o", color=COLORS[0], markersize=6)
+        ax.axvline(1, color="black", linewidth=1)
+        for at, value in zip(y, table[column]):
+            ax.annotate(f"{value:.2f}", (value, at), (0, 5), textcoords="offset points", ha="center", fontsize=8)
+        ax.set(xlabel=label, ylim=(-0.6, len(table) - 0.2))
+    axes[0].set_xscale("log")
+    axes[0].margins(x=0.15), axes[1].margins(x=0.15)
+    axes[0].set_yticks(y, table["mistake"])
+    return fig
+
+
+@figure("03_distillation_loss", alt="""Validation accuracy of students that were trained with each mistake, beside the right loss and CE only: the dot is the
+    mean over the course's seeds, the bar two standard deviations, the cross this run. Most mistakes hide within the spread.""")
+def accuracy_hides(table):
+    """columns: loss, seed, accuracy, run ("reference" or "this run")"""
+    order = list(dict.fromkeys(table["loss"]))
+    fig, ax = plt.subplots(figsize=(7.2, 0.36 * len(order) + 1.0))
+    place = {name: len(order) - 1 - i for i, name in enumerate(order)}
+    stats = table[table["run"] == "reference"].groupby("loss")["accuracy"].agg(["mean", "std"]).reindex(order).dropna(how="all") * 100
+    ax.errorbar(stats["mean"], [place[n] for n in stats.index], xerr=2 * stats["std"].fillna(0), fmt="o", color=COLORS[0], capsize=3,
+                label="reference: mean ± 2 sd")
+    mine = table[table["run"] == "this run"]
+    ax.plot(mine["accuracy"] * 100, [place[n] for n in mine["loss"]], "x", color=COLORS[1], markersize=8, markeredgewidth=2, label="this run")
+    ax.set_yticks(list(place.values()), list(place))
+    ax.set(xlabel="validation accuracy (%)", ylim=(-0.6, len(order) - 0.4))
+    ax.legend(fontsize=8.5, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     return fig
 
 

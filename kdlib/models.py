@@ -73,11 +73,17 @@ def _anonymous(config) -> bool:
 
 
 def tiny_bert(vocabulary: int, labels: tuple[str, ...], *, layers: int, width: int, heads: int,
-              max_length: int = 64, dropout: float = 0.1, pad_token_id: int = 0) -> BertForSequenceClassification:
-    """A BERT from scratch, small enough to train on a laptop's CPU. Seed torch first: its weights are random."""
+              max_length: int = 64, dropout: float = 0.1, initializer_range: float = 0.02,
+              pad_token_id: int = 0) -> BertForSequenceClassification:
+    """A BERT from scratch, small enough to train on a laptop's CPU. Seed torch first: its weights are random.
+
+    BERT's initializer_range 0.02 suits a width of 768; a narrow model needs about 1/sqrt(width), or its attention starts
+    so flat that a few thousand rows cannot teach it to compare two sentences.
+    """
     config = BertConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
                         intermediate_size=4 * width, max_position_embeddings=max_length, type_vocab_size=2,
                         hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, pad_token_id=pad_token_id,
+                        initializer_range=initializer_range,
                         id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
     return BertForSequenceClassification(config)
 

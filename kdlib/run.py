@@ -168,10 +168,10 @@ class Run:
         if place.is_dir():
             try:
                 kept = stages.load(place)
-                self._seconds[name] = json.loads((place.parent / f"{name}-{key}.json").read_text())["seconds"]
+                self._seconds[name] = kept["seconds"]
                 print(f"stage {name}: loaded, nothing that it depends on has changed")
                 return kept["value"]
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, KeyError) as error:
                 print(f"stage {name}: {error}; computing it again")
         set_seed(self.seed)                        # a stage's numbers must not depend on which stages were loaded
         if "folder" in inspect.signature(function).parameters:
@@ -180,14 +180,14 @@ class Run:
         began = time.perf_counter()
         value = function(**inputs)
         self._seconds[name] = round(time.perf_counter() - began, 2)
-        stages.replace(place, {"value": value})
-        write_json(place.parent / f"{name}-{key}.json", {"seconds": self._seconds[name]})
+        stages.replace(place, {"value": value, "seconds": self._seconds[name]})
         shutil.rmtree(work, ignore_errors=True)
         print(f"stage {name}: done")
         return stages.load(place)["value"]
 
     def record(self, **values) -> None:
-        """Numbers (or short texts, or lists of them) that belong into this run's record."""
+        """Numbers (or short texts, or lists of them) that belong into this run's record; TypeError for anything else."""
+        json.dumps(values, default=_plain)                  # refused here, not by `finish` after hours
         self._results.update(values)
 
     def figure(self, draw, table):
@@ -219,13 +219,20 @@ class Run:
 def write_json(path: Path, value) -> None:
     """Beside, flushed, then renamed: a reader sees the old file or the whole new one, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    text, fresh = json.dumps(value, indent=1, ensure_ascii=False, default=_plain), path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with open(fresh, "w", encoding="utf8") as file:
-            json.dump(value, file, indent=1, ensure_ascii=False, default=float)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise OSError(f"{path} could not be written ({error.strerror}); what was there before is untouched") from error
+
+
+def _plain(value):
+    """NumPy's and torch's numbers and arrays as Python's, for json."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a record keeps numbers, text, and lists or dicts of them, not {type(value).__name__}")

@@ -9,15 +9,55 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from . import glue, models
 from .results import versions
 from .run import DATA, ROOT, set_seed
 from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
 
+MINI_NLI = dict(source="data/mini_nli", layers=4, width=128, heads=4, epochs=12, learning_rate=1e-3, batch_size=64,
+                max_length=64, dropout=0.0, initializer_range=0.08, seed=0)
 MNLI = dict(source="nyu-mll/glue", body="sentence-transformers/all-MiniLM-L6-v2", rows=8000, validation=4000,
             epochs=3, learning_rate=5e-5, batch_size=32, max_length=128, seed=0)
+
+
+def train_mini_nli(out: Path, scratch: Path) -> None:
+    """A BERT from scratch on the embedded corpus; weights, tokenizer and `teacher.json` (how it was made) go to `out`."""
+    from . import corpora
+    start, cfg = time.perf_counter(), MINI_NLI
+    set_seed(cfg["seed"])
+    tokenizer = corpora.tokenizer()
+    teacher = models.tiny_bert(len(tokenizer), glue.MNLI.labels, layers=cfg["layers"], width=cfg["width"], heads=cfg["heads"],
+                               max_length=cfg["max_length"], dropout=cfg["dropout"],
+                               initializer_range=cfg["initializer_range"], pad_token_id=tokenizer.pad_token_id)
+    rows, validation = (glue.load("mnli", cfg["source"], split) for split in ("train", "validation_matched"))
+    trainer = _fit(teacher, tokenizer, rows, validation, scratch, cfg)
+    about = cfg | _about(trainer, start)
+    trainer.model.save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+    (out / "teacher.json").write_text(json.dumps(about, indent=1) + "\n")
+    print(f"{out}: validation accuracy {about['accuracy']:.4f}, {about['minutes']} minutes")
+
+
+def _fit(teacher, tokenizer, rows, validation, scratch: Path, cfg: dict) -> DistillationTrainer:
+    """Plain fine-tuning (alpha = 0) with one evaluation an epoch; goes on from a checkpoint after an interruption."""
+    encoded = [glue.encode(part, tokenizer, glue.MNLI, max_length=cfg["max_length"]) for part in (rows, validation)]
+    args = DistillationArguments(
+        str(scratch), alpha=0.0, learning_rate=cfg["learning_rate"], num_train_epochs=cfg["epochs"], warmup_ratio=0.06,
+        per_device_train_batch_size=cfg["batch_size"], per_device_eval_batch_size=64, seed=cfg["seed"],
+        eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, logging_steps=25, disable_tqdm=True)
+    trainer = DistillationTrainer(teacher, args, train_dataset=encoded[0], eval_dataset=encoded[1],
+                                  data_collator=glue.collator(tokenizer), compute_metrics=glue.compute_metrics)
+    trainer.fit()
+    return trainer
+
+
+def _about(trainer: DistillationTrainer, start: float) -> dict:
+    """What a reader should know of a teacher: its accuracy by epoch, its size, minutes and versions."""
+    history = [{k: round(v, 4) for k, v in entry.items() if k in ("epoch", "eval_accuracy", "eval_ce")}
+               for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    return {"accuracy": history[-1]["eval_accuracy"], "minutes": round((time.perf_counter() - start) / 60, 1),
+            "history": history, **models.size(trainer.model), "versions": versions()}
 
 
 def train_mnli(out: Path, scratch: Path) -> None:
@@ -30,21 +70,12 @@ def train_mnli(out: Path, scratch: Path) -> None:
     tokenizer, teacher = models.load_tokenizer(cfg["body"]), models.load(cfg["body"], labels=glue.MNLI.labels)
     rows = glue.load("mnli", cfg["source"], "train", rows=cfg["rows"])
     validation = glue.load("mnli", cfg["source"], "validation_matched", rows=cfg["validation"])
-    encoded = [glue.encode(part, tokenizer, glue.MNLI, max_length=cfg["max_length"]) for part in (rows, validation)]
-    args = DistillationArguments(
-        str(scratch), alpha=0.0, learning_rate=cfg["learning_rate"], num_train_epochs=cfg["epochs"], warmup_ratio=0.06,
-        per_device_train_batch_size=cfg["batch_size"], per_device_eval_batch_size=64, seed=cfg["seed"],
-        eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, logging_steps=25, disable_tqdm=True)
-    trainer = DistillationTrainer(teacher, args, train_dataset=encoded[0], eval_dataset=encoded[1],
-                                  data_collator=glue.collator(tokenizer), compute_metrics=glue.compute_metrics)
-    trainer.fit()
+    trainer = _fit(teacher, tokenizer, rows, validation, scratch, cfg)
+    encoded = (trainer.train_dataset, trainer.eval_dataset)
     answers = [teacher_logits(trainer.model, part, glue.collator(tokenizer)) for part in encoded]
     order = models.check_label_order(answers[1], validation["label"], glue.MNLI.labels)
     keys = glue.row_keys(rows, glue.MNLI) + glue.row_keys(validation, glue.MNLI)
-    history = [{k: round(v, 4) for k, v in entry.items() if isinstance(v, float)} for entry in trainer.state.log_history
-               if "eval_accuracy" in entry]
-    about = cfg | {"accuracy": order.accuracies[(0, 1, 2)], "minutes": round((time.perf_counter() - start) / 60, 1),
-                   "history": history, **models.size(trainer.model), "versions": versions()}
+    about = cfg | _about(trainer, start) | {"accuracy": order.accuracies[(0, 1, 2)]}
     write_logits(out, keys, np.concatenate(answers), about)
     print(f"{out}: {len(keys):,} rows, validation accuracy {about['accuracy']:.4f}, {about['minutes']} minutes")
 
@@ -85,9 +116,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--scratch", type=Path, default=Path("runs/teachers"), help="checkpoints: an interrupted run goes on")
     given = parser.parse_args()
-    torch.set_num_threads(torch.get_num_threads())
-    if given.teacher == "mnli":
-        train_mnli(given.out or DATA / "teachers" / "mnli_logits.safetensors", given.scratch / "mnli")
+    make, place = {"mini_nli": (train_mini_nli, "mini_nli"), "mnli": (train_mnli, "mnli_logits.safetensors")}[given.teacher]
+    make(given.out or DATA / "teachers" / place, given.scratch / given.teacher)
 
 
 if __name__ == "__main__":

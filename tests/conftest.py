@@ -1,0 +1,47 @@
+"""Every test gets its own runs folder; the files it caches go to a folder that the session deletes."""
+import atexit
+import os
+import shutil
+import tempfile
+
+_cache = tempfile.mkdtemp(prefix="kdlib-tests-")             # before any import of datasets, which reads it once
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ["HF_DATASETS_CACHE"] = _cache
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")               # tiny models: threads cost more than they bring
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def fresh_runs(tmp_path, monkeypatch):
+    """No test finds the finished runs of another one, or of the person who runs the tests."""
+    monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("KD_PROFILE", raising=False)
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    import tiny
+    return tiny.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def encoded(tokenizer):
+    """(train, validation): 48 and 21 tokenised rows of a made-up MNLI, of unequal length."""
+    import tiny
+    return tiny.encoded(tokenizer, 48, seed=0), tiny.encoded(tokenizer, 21, seed=1)
+
+
+@pytest.fixture
+def teacher():
+    import tiny
+    return tiny.bert(layers=4, seed=7)
+
+
+@pytest.fixture
+def student():
+    import tiny
+    return tiny.bert(layers=2, seed=8)

@@ -1,0 +1,99 @@
+"""python -m kdlib train: one command distils a student, on one process or two, and refuses a teacher that would mislead."""
+import json
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from kdlib import models
+from kdlib.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with rows in the hub's layout and a teacher that has learnt them."""
+    folder = tmp_path_factory.mktemp("cli")
+    tokenizer = tiny.tokenizer(folder)
+    rows = tiny.encoded(tokenizer, 384, seed=2)
+    torch.manual_seed(0)
+    teacher = models.tiny_bert(len(tiny.WORDS), tiny.LABELS, layers=2, width=32, heads=2, max_length=48, dropout=0.0)
+    tiny.trainer(folder / "training", teacher, rows, tokenizer, alpha=0.0, num_train_epochs=8, per_device_train_batch_size=16).fit()
+    for name, order in (("teacher", (0, 1, 2)), ("permuted", (2, 0, 1))):
+        with torch.no_grad():
+            teacher.classifier.weight.copy_(teacher.classifier.weight[list(order)])
+            teacher.classifier.bias.copy_(teacher.classifier.bias[list(order)])
+        teacher.save_pretrained(folder / name), tokenizer.save_pretrained(folder / name)
+    tiny.hub_folder(folder / "glue", train=96, validation=36)
+    return folder
+
+
+def command(place, output, **changes) -> list[str]:
+    options = {"teacher": place / "teacher", "data": place / "glue", "task": "mnli", "layers": "0", "output_dir": output,
+               "max_length": 40, "num_train_epochs": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 8, "temperature": 3,
+               "alpha": 0.7, "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "logging_steps": 6} | changes
+    return ["train", *(text for name, value in options.items() if value is not None for text in (f"--{name}", str(value)))]
+
+
+def test_help_lists_ours_and_trainers_options(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    told = capsys.readouterr().out
+    assert stop.value.code == 0
+    for option in ("--temperature", "--alpha", "--divergence", "--teacher", "--layers", "--learning_rate", "--per_device_train_batch_size"):
+        assert option in told
+    assert "weight of the soft (KD) loss" in told
+
+
+def check_student(output, printed: str, layers: int = 1):
+    student = AutoModelForSequenceClassification.from_pretrained(output)
+    assert student.config.num_hidden_layers == layers and student.config.id2label[1] == "neutral"
+    assert AutoTokenizer.from_pretrained(output).get_vocab()["indeed"] > 0
+    scores = json.loads([line for line in printed.splitlines() if line.startswith("{")][-1])
+    assert scores.keys() >= {"eval_accuracy", "eval_macro_f1", "eval_ce", "eval_kd"} and scores["eval_accuracy"] > 0.5
+    return student.state_dict()
+
+
+def test_one_process(place, tmp_path, capsys):
+    assert main(command(place, tmp_path / "student")) == 0
+    told = capsys.readouterr().out
+    check_student(tmp_path / "student", told)
+    assert "step    24/24" in told and "kd" in told
+
+
+def test_a_bert_becomes_a_distilbert(place, tmp_path, capsys):
+    assert main(command(place, tmp_path / "student", family="distilbert", layers="0,1", train_rows=48, validation_rows=24)) == 0
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "student").config.model_type == "distilbert"
+    assert "step    12/12" in capsys.readouterr().out
+
+
+def test_a_student_of_its_own(place, tmp_path, capsys):
+    main(command(place, tmp_path / "first", num_train_epochs=1)), capsys.readouterr()
+    assert main(command(place, tmp_path / "second", layers=None, student=tmp_path / "first", num_train_epochs=1)) == 0
+
+
+@pytest.mark.parametrize("changes, hint", [
+    (dict(layers=None), "--layers .* or --student"), (dict(task="sst2"), "mnli, qqp"), (dict(alpha=1.5), "soft loss"),
+    (dict(temperature=0), "temperature"), (dict(layers="0,7"), "layers"), (dict(task="qqp"), "3 classes apart, the task has 2")])
+def test_what_makes_no_sense_is_refused(place, tmp_path, changes, hint):
+    with pytest.raises((SystemExit, ValueError), match=hint):
+        main(command(place, tmp_path / "student", **changes))
+
+
+def test_a_teacher_whose_classes_are_permuted_is_refused(place, tmp_path):
+    """Its names are right and its answers are not: only the rows tell."""
+    with pytest.raises(ValueError, match="output 0 = contradiction, output 1 = entailment, output 2 = neutral"):
+        main(command(place, tmp_path / "student", teacher=place / "permuted"))
+
+
+def test_two_processes(place, tmp_path, capsys):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "kdlib"]
+    done = subprocess.run([*launcher, *command(place, tmp_path / "two", per_device_train_batch_size=4, optim="sgd")],
+                          capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = check_student(tmp_path / "two", done.stdout)
+    assert sum(line.startswith("{") for line in done.stdout.splitlines()) == 1, "one process speaks"
+    assert main(command(place, tmp_path / "one", optim="sgd")) == 0
+    assert tiny.difference(two, check_student(tmp_path / "one", capsys.readouterr().out)) <= 1e-6
