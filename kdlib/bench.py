@@ -56,7 +56,7 @@ def training() -> None:
     from transformers import Trainer
 
     from . import corpora, glue, models, trainer
-    tokenizer = corpora.tokenizer()
+    tokenizer = corpora.tokenizer("mini_nli")
     rows = glue.load("mnli", "data/mini_nli", "train", rows=1024)
     encoded = glue.encode(rows, tokenizer, glue.MNLI, max_length=64)
     torch.manual_seed(0)

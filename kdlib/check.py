@@ -280,9 +280,9 @@ def _best_temperature(function):
     given = float(call(function, people, logits))
     if abs(given - right) <= 0.055:
         return None
-    for name, wrong in mistakes.items():
-        if abs(given - wrong) <= 0.055:
-            return f"T = {given:.2f} is what comes out when {name}."
+    name = min(mistakes, key=lambda name: abs(given - mistakes[name]))
+    if abs(given - mistakes[name]) <= 0.055:
+        return f"T = {given:.2f} is what comes out when {name}."
     return f"on the check's own rows expected T = {right:.2f} (± 0.05), got {given:.2f}: is your grid fine enough, and wide enough?"
 
 
@@ -296,7 +296,7 @@ def _loss_with_padding(function):
     from .losses import distillation_loss
     s = torch.tensor([[2.0, -1.0, 0.3], [0.1, 0.4, -0.2], [1.0, 1.0, -3.0], [5.0, 0.0, 0.0]])
     t = torch.tensor([[1.0, 0.0, -2.0], [-1.0, 3.0, 0.0], [0.5, -0.5, 2.0], [-4.0, 0.0, 4.0]])
-    y, T, a, keep = torch.tensor([0, 1, 2, -100]), 3.0, 0.8, slice(0, 3)
+    y, T, a, keep = torch.tensor([0, 1, 2, -100]), 2.5, 0.8, slice(0, 3)
     ce = F.cross_entropy(s, y)
     log = lambda z, T=T: F.log_softmax(z / T, -1)
     kl = lambda p, q: (p.exp() * (p - q)).sum(-1)

@@ -297,7 +297,7 @@ def near(table):
 def ask(intents, q):
     """The question as text."""
     text = intents[q.intent]["ask"][q.ask].format(**dict(zip(intents[q.intent]["slots"], q.values)))
-    return re.sub(r" (?=[?,])", "", re.sub(r" +", " ", re.sub(r"\ba +(?=[aeiou])", "an ", text)))
+    return re.sub(r" (?=[?,])", "", re.sub(r" +", " ", re.sub(r"\ba +(?=[aeio])", "an ", text)))
 
 
 def same(intents, q, r):
@@ -315,27 +315,28 @@ def same(intents, q, r):
 def qqp_pair(rng, family):
     """One (key, question1, question2, label_dist): the second question is a paraphrase of the first or a near miss."""
     w = words("mini_qqp")
-    intents = w["families"][family]
+    change, intents = w["families"][family]["change"], w["families"][family]["intents"]
     intent = rng.choice(list(intents))
-    slots = list(intents[intent]["slots"].values())
-    values = [rng.choice(w["slots"][slot]) for slot in slots]
-    while len(set(values)) < len(values):
-        values = [rng.choice(w["slots"][slot]) for slot in slots]
-    q = Question(intent, tuple(values), rng.randrange(len(intents[intent]["ask"])))
-    near_misses = [[q.values]] + [[(*values[:i], v, *values[i + 1:]) for v in w["slots"][slot] if v not in values]
-                                  for i, slot in enumerate(slots)]     # nothing changed, or one slot
-    if slots[0] == slots[1]:
-        near_misses.append([(values[1], values[0], *values[2:])])
+    slots = intents[intent]["slots"]
+    values = {}
+    for slot, kind in slots.items():                                   # the same city is not asked for twice
+        values[slot] = rng.choice([v for v in w["slots"][kind] if v not in values.values()])
+    q = Question(intent, tuple(values.values()), rng.randrange(len(intents[intent]["ask"])))
+    variants = {"same": [values], "swap": [values | {"a": values.get("b"), "b": values["a"]}]}
+    variants |= {slot: [values | {slot: v} for v in w["slots"][kind] if v != values[slot]] for slot, kind in slots.items()}
     by_answer = [[], []]
-    for _ in range(25):
-        other = rng.choice(list(intents)) if rng.random() < 0.3 else intent
-        r = Question(other, rng.choice(rng.choice(near_misses)), rng.randrange(len(intents[other]["ask"])))
-        if ask(intents, r) != ask(intents, q):
-            p = same(intents, q, r)
-            by_answer[p > 0.5].append((r, [1 - p, p]))
-    wanted = by_answer[rng.random() < 0.41] or by_answer[0]
-    r, votes = rng.choices(wanted, [1 + 2 * (0 < votes[0] < 1) for _, votes in wanted])[0]        # graded ones three times as often
-    return (family, *sorted(values)), ask(intents, q), ask(intents, r), votes
+    for kind in ("same", *change):
+        for v in variants.get(kind, [values]):
+            for other in intents if kind == "intent" else [intent]:
+                for k in range(len(intents[other]["ask"])):
+                    r = Question(other, tuple(v.values()), k)
+                    if ask(intents, r) != ask(intents, q):
+                        p = same(intents, q, r)
+                        by_answer[p > 0.5].append((kind, r, [1 - p, p]))
+    wanted = by_answer[rng.random() < 0.32] or by_answer[0]
+    kind = rng.choice(sorted({kind for kind, *_ in wanted}))
+    r, votes = rng.choice([(r, votes) for k, r, votes in wanted if k == kind])
+    return (family, *sorted(q.values)), ask(intents, q), ask(intents, r), votes
 
 
 FAMILIES = ("travel", "versus", "order", "study", "shop", "nature")
@@ -364,7 +365,7 @@ def rows(corpus, seed=2025):
         rng = random.Random(f"{seed} {corpus} {phenomenon}")
         last = phenomenon == list(phenomena)[-1]
         quota = {split: n - len(out[split]) if last else round(n * share / sum(phenomena.values())) for split, n in sizes.items()}
-        for _ in range(10 ** 5):                                       # a grammar too small for its quota ends in an error below
+        for _ in range(20_000):                                       # a grammar too small for its quota ends in an error below
             if not any(quota.values()):
                 break
             key, x, y, votes = pair(rng, phenomenon)
@@ -388,11 +389,11 @@ def vocabulary(corpus=None):
     return sorted({word for text in texts for word in re.findall(r"[a-z]+", text.lower())})
 
 
-def tokenizer():
-    """A word-level `BertTokenizerFast` for both corpora; a word that they do not know becomes [UNK]."""
+def tokenizer(corpus=None):
+    """A word-level `BertTokenizerFast` for a corpus (for both, without an argument); a word that it lacks becomes [UNK]."""
     from tokenizers import normalizers
     from transformers import BertTokenizerFast
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,?!'", *vocabulary()]
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,?!'", *vocabulary(corpus)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocab.txt"
         path.write_text("\n".join(vocab) + "\n", "utf-8")

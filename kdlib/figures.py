@@ -222,7 +222,7 @@ def dark_knowledge_or_smoothing(table):
     ax.text(table["people"].iloc[0], 0.98, " people's entropy", transform=ax.get_xaxis_transform(), va="top", fontsize=8.5)
     lowest, flat = table["KL"].min(), table["KL"][table["entropy"].idxmax()]
     ax.set(xlabel="mean entropy of the target (nats): softer to the right", ylabel="KL(people ‖ target), nats",
-           ylim=(0, max(1.6 * flat, 4 * lowest)))
+           ylim=(0, min(1.15 * table["KL"].max(), max(1.3 * flat, 4 * lowest))))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5)
     return fig
 

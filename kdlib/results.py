@@ -130,15 +130,14 @@ def paired(runs: pd.DataFrame, a: str, b: str, metric: str, by: str = "method") 
     return Difference(gaps.mean(), low, high, len(gaps), verdict)
 
 
-def compare(record: dict, metrics: list[str], notebook: str = "", profile: str = "") -> pd.DataFrame:
-    """Your run | reference mean ± sd | inside? Inside means within two sd of the reference runs with the same settings."""
-    theirs = frame([r for r in reference_records(notebook or record["notebook"], profile or record["profile"])
-                    if r["settings"] == record["settings"]])
+def compare(record: dict, metrics: list[str], against: list[dict]) -> pd.DataFrame:
+    """Your run | reference mean ± sd | inside? Inside: within two sd of the reference runs with the same settings."""
+    theirs = frame([r for r in against if r["settings"] == record["settings"]])
     rows = []
     for metric in metrics:
         yours = record["results"].get(metric, np.nan)
         if metric not in theirs or len(theirs) < 2:
-            rows.append({"metric": metric, "your run": yours, "reference": "no runs with these settings", "inside": "–"})
+            rows.append({"metric": metric, "your run": round(yours, 4), "reference": "no runs with these settings", "inside": "–"})
             continue
         mean, sd = theirs[metric].mean(), theirs[metric].std()
         rows.append({"metric": metric, "your run": round(yours, 4), "reference": f"{mean:.4f} ± {sd:.4f} (n={len(theirs)})",

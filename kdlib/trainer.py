@@ -31,7 +31,7 @@ class DistillationArguments(TrainingArguments):
     temperature: float = field(default=2.0, metadata={"help": "T > 0: softens teacher and student in the KD loss"})
     alpha: float = field(default=0.5, metadata={"help": "weight of the soft (KD) loss, 0…1; CE gets 1 - alpha"})
     divergence: str = field(default="forward_kl", metadata={"help": "forward_kl, reverse_kl or jsd"})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "trackers, as in TrainingArguments"})
+    report_to: str | None = field(default="none", metadata={"help": "trackers, as in TrainingArguments"})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "as in TrainingArguments"})
 
     def __post_init__(self):
@@ -41,6 +41,12 @@ class DistillationArguments(TrainingArguments):
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor would be ignored: the loss is ours. Label smoothing ε is alpha = ε, "
                              "T = 1 and a teacher whose logits are all equal; pass them as a `teacher_logits` column.")
+
+    @property
+    def device(self) -> torch.device:
+        """Plain "cpu" where several processes share it: accelerate's "cpu:0" keeps torch.load from reading a checkpoint."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
 
 
 class DistillationTrainer(Trainer):

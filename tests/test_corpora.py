@@ -180,14 +180,16 @@ def judge(phenomenon, premise, hypothesis, tries=200_000):
     ("travel", ("duration", ("Paris", "Rome", ""), 0), ("duration", ("Rome", "Paris", ""), 1), 1, 1),  # a distance has no direction
     ("travel", ("route", ("Paris", "Rome", ""), 0), ("route", ("Paris", "Rome", "by train"), 0), 0.1, 0.9),
     ("versus", ("better", ("chess", "piano", ""), 0), ("better", ("piano", "chess", ""), 0), 0, 0),
-    ("versus", ("first", ("chess", "piano", ""), 0), ("first", ("chess", "piano", ""), 1), 1, 1),
-    ("nature", ("why", ("cats", "fear water", ""), 0), ("why_not", ("cats", "fear water", ""), 0), 0, 0),
-    ("shop", ("buy", ("car", "cheap"), 0), ("buy", ("car", "inexpensive"), 0), 1, 1),
-    ("shop", ("buy", ("car", "cheap"), 0), ("buy", ("bike", "cheap"), 0), 0, 0),
-    ("shop", ("buy", ("car", "used"), 0), ("sell", ("car", "used"), 0), 0, 0),
+    ("versus", ("better", ("chess", "piano", ""), 0), ("better", ("chess", "piano", ""), 1), 1, 1),
+    ("order", ("before", ("eat", "swim", ""), 0), ("before", ("eat", "swim", ""), 1), 1, 1),           # before and after, swapped
+    ("order", ("before", ("eat", "swim", ""), 0), ("before", ("swim", "eat", ""), 0), 0, 0),
+    ("nature", ("why", ("", "cats", "fear water"), 0), ("why_not", ("", "cats", "fear water"), 0), 0, 0),
+    ("shop", ("buy", ("cheap", "car"), 0), ("buy", ("inexpensive", "car"), 0), 1, 1),
+    ("shop", ("buy", ("cheap", "car"), 0), ("buy", ("cheap", "bike"), 0), 0, 0),
+    ("shop", ("buy", ("used", "car"), 0), ("sell", ("used", "car"), 0), 0, 0),
 ])
 def test_meaning_of_mini_qqp(family, first, second, low, high):
-    intents = corpora.words("mini_qqp")["families"][family]
+    intents = corpora.words("mini_qqp")["families"][family]["intents"]
     q, r = corpora.Question(*first), corpora.Question(*second)
     assert low <= corpora.same(intents, q, r) <= high
     assert corpora.same(intents, q, r) == corpora.same(intents, r, q)
@@ -213,7 +215,7 @@ def test_words_alone_do_not_give_the_label(data, corpus, sides, bound):
     from sklearn.linear_model import LogisticRegression
     train, validation, test = data[corpus].values()
     vector = DictVectorizer()
-    model = LogisticRegression(max_iter=300).fit(vector.fit_transform(features(r, corpus, sides) for r in train), [r["label"] for r in train])
+    model = LogisticRegression(max_iter=1000).fit(vector.fit_transform(features(r, corpus, sides) for r in train), [r["label"] for r in train])
     held_out = validation + test
     accuracy = model.score(vector.transform(features(r, corpus, sides) for r in held_out), [r["label"] for r in held_out])
     assert accuracy < bound, accuracy

@@ -68,6 +68,7 @@ def stored(tmp_path, monkeypatch):
 
 
 def test_redraw(stored):
+    plt.close("all")
     manifest = figures.redraw(stored / "out")
     drawn = manifest[manifest["files"].str.len() > 0]
     assert drawn["figure"].tolist() == ["methods"] and set(manifest["figure"]) == set(figures.FIGURES)

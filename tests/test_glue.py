@@ -39,6 +39,13 @@ def test_a_copy_under_kd_real_stands_for_the_hub(tmp_path, monkeypatch):
     assert len(glue.load("mnli", "nyu-mll/glue", "train")) == 48
 
 
+def test_a_folder_below_the_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(glue, "ROOT", tmp_path)
+    tiny.hub_folder(tmp_path / "data" / "mini")
+    monkeypatch.chdir("/")
+    assert len(glue.load("mnli", "data/mini", "train")) == 48
+
+
 def test_some_rows_are_the_same_rows_every_time(tmp_path):
     folder = tiny.hub_folder(tmp_path / "glue")
     some, again = (glue.load("mnli", folder, "train", rows=12) for _ in range(2))

@@ -171,6 +171,16 @@ def test_half_precision_weights_are_loaded_in_full(tmp_path, teacher):
     assert models.load(tmp_path).dtype == torch.float32
 
 
+def test_where_a_model_is_looked_for(tmp_path, monkeypatch, teacher):
+    """A folder as it is named, below the repository wherever the notebook runs, a copy under KD_REAL for a hub id."""
+    monkeypatch.setattr(models, "ROOT", tmp_path / "repository")
+    monkeypatch.setenv("KD_REAL", str(tmp_path / "real"))
+    monkeypatch.chdir(tmp_path)
+    for place, source in (("here", "here"), ("repository/data/teachers/t", "data/teachers/t"), ("real/owner/name", "owner/name")):
+        teacher.save_pretrained(tmp_path / place)
+        assert tiny.difference(models.load(source).state_dict(), teacher.state_dict()) == 0
+
+
 def test_load_from_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         models.load(tmp_path / "nowhere")

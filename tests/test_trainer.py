@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from kdlib import glue, models
-from kdlib.trainer import (DistillationArguments, DistillationTrainer, LengthGroupedSampler, newest_checkpoint,
-                           teacher_logits)
+from kdlib.trainer import (DistillationArguments, DistillationTrainer, LengthGroupedSampler, control, loss_curves,
+                           newest_checkpoint, teacher_logits)
 
 
 def count_calls(model) -> list:
@@ -63,13 +63,18 @@ def test_gradient_accumulation_changes_nothing(tmp_path, whole, batch, accumulat
     assert tiny.difference(train_in(tmp_path / "a", whole), train_in(tmp_path / "b", batch, accumulation)) <= 1e-6
 
 
-def test_two_processes_change_nothing(tmp_path):
+def in_two_processes(tmp_path, call: str) -> None:
+    """Run `call`, an expression over this module's names, under torchrun (gloo)."""
     script = tmp_path / "worker.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom pathlib import Path\n"
-                      f"import test_trainer\ntest_trainer.train_in(Path({str(tmp_path)!r}), 4)\n")
+                      f"from test_trainer import *\n{call}\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_change_nothing(tmp_path):
+    in_two_processes(tmp_path, f"train_in(Path({str(tmp_path)!r}), 4)")
     assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 1e-6
 
 
@@ -216,6 +221,27 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_equal(tmp_path, tokenizer, enco
     assert tiny.difference(whole.model.state_dict(), again.model.state_dict()) == 0
 
 
+def three_epochs(folder: Path) -> None:
+    tokenizer = tiny.tokenizer(folder)
+    rows = tiny.encoded(tokenizer, 48, seed=5), tiny.encoded(tokenizer, 21, seed=6)
+    trainer = tiny.trainer(folder / "out", tiny.bert(2, seed=8, dropout=0.2), rows, tokenizer, tiny.bert(4, seed=7),
+                           num_train_epochs=3, per_device_train_batch_size=2, save_strategy="steps", save_steps=8,
+                           eval_strategy="steps", eval_steps=8)
+    trainer.fit()
+    if trainer.is_world_process_zero():
+        torch.save(tiny.snapshot(trainer.model), folder / "weights.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_resumed_in_a_later_epoch_end_bit_equal(tmp_path):
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+        if name == "cut":
+            shutil.copytree(tmp_path / "whole" / "out" / "checkpoint-16", tmp_path / "cut" / "out" / "checkpoint-16")
+        in_two_processes(tmp_path, f"three_epochs(Path({str(tmp_path / name)!r}))")
+    assert tiny.difference(*(torch.load(tmp_path / name / "weights.pt") for name in ("whole", "cut"))) == 0
+
+
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory, tokenizer, encoded):
     folder = tmp_path_factory.mktemp("checkpoints")
@@ -347,3 +373,35 @@ def test_a_student_learns_what_its_teacher_knows(tmp_path, tokenizer):
     distilled.fit()
     assert distilled.evaluate()["eval_accuracy"] > 0.95
     assert distilled.state.log_history[-1]["eval_kd"] < 0.5
+
+
+# -- controls and curves ---------------------------------------------------------------------------------------------
+
+def test_controls(tokenizer):
+    logits = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    before = logits.copy()
+    given = dict(alpha=0.9, temperature=3.0)
+    same, alpha, temperature = control("kd", logits, **given)
+    assert np.array_equal(same, logits) and (alpha, temperature) == (0.9, 3.0)
+    assert control("ce", logits, **given)[1] == 0.0
+    flat, alpha, temperature = control("label_smoothing", logits, smoothing=0.2, **given)
+    assert not flat.any() and (alpha, temperature) == (0.2, 1.0)
+    mixed, alpha, temperature = control("shuffled", logits, **given)
+    assert (alpha, temperature) == (0.9, 3.0) and np.array_equal(np.sort(mixed, 1), np.sort(logits, 1))
+    assert np.array_equal(mixed.argmax(1), logits.argmax(1)) and np.array_equal(mixed.max(1), logits.max(1))
+    moved = (mixed != logits).any(1).mean()
+    assert 0.75 < moved < 0.9, "five of the six orders of three wrong classes differ from the one that was"
+    assert np.array_equal(control("shuffled", logits, **given)[0], mixed)
+    assert not np.array_equal(control("shuffled", logits, seed=1, **given)[0], mixed)
+    assert np.array_equal(logits, before)
+    with pytest.raises(ValueError, match="kd, ce, label_smoothing, shuffled"):
+        control("magic", logits, **given)
+
+
+def test_loss_curves(tmp_path, tokenizer, encoded, teacher, student):
+    trainer = tiny.trainer(tmp_path, student, encoded, tokenizer, teacher, logging_strategy="steps", logging_steps=2,
+                           eval_strategy="steps", eval_steps=3)
+    trainer.fit()
+    curves = loss_curves(trainer.state.log_history)
+    assert [(r["step"], r["split"]) for r in curves] == [(2, "train"), (3, "validation"), (4, "train"), (6, "train"), (6, "validation")]
+    assert all({"ce", "kd"} <= set(r) and ("accuracy" in r) == (r["split"] == "validation") for r in curves)
