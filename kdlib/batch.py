@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from .run import ROOT, runs_root, settings_of, write_json
+import yaml
+
+from .run import ROOT, runs_root, settings_of
 
 COURSE = ("00_start_here", "01_soft_targets", "02_temperature", "03_distillation_loss", "04_distilbert_mnli")
 OK, FAILED, KILLED = 0, 1, 138
@@ -59,7 +61,8 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
         place.mkdir(parents=True, exist_ok=True)
     (folder / "record.json").unlink(missing_ok=True)
     given = executed.with_suffix(".parameters.yaml")
-    write_json(given, {"profile": checked["profile"], **parameters})        # JSON is YAML, and 2e-05 stays a number there
+    # through yaml, not json: papermill reads this file as YAML 1.1, where 2e-05 is a text and 2.0e-05 a number
+    given.write_text(yaml.safe_dump({"profile": checked["profile"], **parameters}), encoding="utf8")
     environment = os.environ | {"KD_RUNS": str(runs or runs_root()), "TOKENIZERS_PARALLELISM": "false", "KD_BATCH": "1",
                                 "PYTHONNOUSERSITE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     command = [sys.executable, "-m", "papermill", str(path), str(executed), "--cwd", str(path.parent), "-k", "python3",

@@ -303,7 +303,8 @@ def pulls(table):
         ax.set_xticks(x, part["class"])
         ax.set_title(f"alpha = {alpha:g}, T = {T:g}", fontsize=10)
         ax.grid(axis="x", visible=False)
-    axes[0][0].set_ylabel("push on the student's logit")
+    reach = 1.1 * max(0.65, *(table["soft"].abs() + table["hard"].abs()))           # the same scale wherever the slider stands
+    axes[0][0].set(ylabel="push on the student's logit", ylim=(-reach, reach))
     axes[0][-1].legend(fontsize=8)
     return fig
 
