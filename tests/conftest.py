@@ -35,6 +35,13 @@ def encoded(tokenizer):
     return tiny.encoded(tokenizer, 48, seed=0), tiny.encoded(tokenizer, 21, seed=1)
 
 
+@pytest.fixture(scope="session")
+def taught(tokenizer, tmp_path_factory):
+    """`teacher`, which has learnt the made-up MNLI, and its `train` and `validation` rows."""
+    import tiny
+    return tiny.taught(tokenizer, tmp_path_factory.mktemp("taught"))
+
+
 @pytest.fixture
 def teacher():
     import tiny

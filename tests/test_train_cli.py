@@ -1,4 +1,5 @@
 """python -m kdlib train: one command distils a student, on one process or two, and refuses a teacher that would mislead."""
+import copy
 import json
 import subprocess
 import sys
@@ -8,26 +9,20 @@ import tiny
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdlib import models
 from kdlib.__main__ import main
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with rows in the hub's layout and a teacher that has learnt them."""
+def place(tmp_path_factory, tokenizer, taught):
+    """A folder with rows in the hub's layout, a teacher that has learnt them, and one that calls the classes by wrong names."""
     folder = tmp_path_factory.mktemp("cli")
-    tokenizer = tiny.tokenizer(folder)
-    rows = tiny.encoded(tokenizer, 384, seed=2)
-    torch.manual_seed(0)
-    teacher = models.tiny_bert(len(tiny.WORDS), tiny.LABELS, layers=2, width=32, heads=2, max_length=48, dropout=0.0)
-    tiny.trainer(folder / "training", teacher, rows, tokenizer, alpha=0.0, num_train_epochs=8, per_device_train_batch_size=16).fit()
-    for name, order in (("teacher", (0, 1, 2)), ("permuted", (2, 0, 1))):
-        with torch.no_grad():
-            teacher.classifier.weight.copy_(teacher.classifier.weight[list(order)])
-            teacher.classifier.bias.copy_(teacher.classifier.bias[list(order)])
-        teacher.save_pretrained(folder / name), tokenizer.save_pretrained(folder / name)
-    tiny.hub_folder(folder / "glue", train=96, validation=36)
-    return folder
+    permuted = copy.deepcopy(taught.teacher)
+    with torch.no_grad():
+        permuted.classifier.weight.copy_(taught.teacher.classifier.weight[[2, 0, 1]])
+        permuted.classifier.bias.copy_(taught.teacher.classifier.bias[[2, 0, 1]])
+    for name, model in (("teacher", taught.teacher), ("permuted", permuted)):
+        model.save_pretrained(folder / name), tokenizer.save_pretrained(folder / name)
+    return tiny.hub_folder(folder / "glue", train=96, validation=36).parent
 
 
 def command(place, output, **changes) -> list[str]:

@@ -1,5 +1,6 @@
 """What the tests are made of: sixty words, a made-up MNLI of them, BERTs of a few thousand weights, files in the hub's layout."""
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -73,6 +74,16 @@ def trainer(folder, student, data, tokenizer, teacher=None, collator=None, compu
     return DistillationTrainer(
         student, arguments(folder, **changes), teacher=teacher, train_dataset=train, eval_dataset=validation,
         data_collator=collator or glue.collator(tokenizer), compute_metrics=compute_metrics)
+
+
+def taught(tokenizer, folder: Path) -> SimpleNamespace:
+    train, validation = encoded(tokenizer, 384, seed=2), encoded(tokenizer, 96, seed=3)
+    torch.manual_seed(0)
+    teacher = models.tiny_bert(len(WORDS), LABELS, layers=2, width=32, heads=2, max_length=48, dropout=0.0)
+    learning = trainer(folder, teacher, (train, validation), tokenizer, alpha=0.0, num_train_epochs=12, per_device_train_batch_size=16)
+    learning.fit()
+    assert learning.evaluate()["eval_accuracy"] > 0.95
+    return SimpleNamespace(teacher=teacher.eval(), train=train, validation=validation)
 
 
 def difference(one: dict, other: dict) -> float:
