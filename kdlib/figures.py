@@ -113,7 +113,7 @@ def bars(ax, labels, values, errors=None, fmt="{:.2f}", **kw) -> None:
     """Bars with their numbers on top: a slide is read without a ruler."""
     drawn = ax.bar(range(len(values)), values, yerr=errors, capsize=3, color=COLORS[:len(values)], **kw)
     ax.set_xticks(range(len(values)), labels)
-    ax.bar_label(drawn, [fmt.format(v) for v in values], padding=2, fontsize=9)
+    ax.bar_label(drawn, [fmt.format(v) for v in values], padding=6, fontsize=9)
     ax.grid(axis="x", visible=False)
 
 
@@ -379,12 +379,18 @@ def live_curves(table):
     on the validation rows, mean and standard deviation over seeds.""")
 def methods(table):
     """columns: method, seed, accuracy, teacher_accuracy"""
+    import seaborn as sns
     fig, ax = plt.subplots()
-    stats = table.groupby("method")["accuracy"].agg(["mean", "std"]).reindex([m for m in METHODS if m in set(table["method"])])
-    bars(ax, [METHODS[m].replace(", ", ",\n") for m in stats.index], stats["mean"] * 100, stats["std"].fillna(0) * 100, "{:.1f}")
+    shown = [m for m in METHODS if m in set(table["method"])]
+    stats = table.groupby("method")["accuracy"].agg(["mean", "std"]).reindex(shown)
+    sns.stripplot(x=table["method"].map(shown.index), y=table["accuracy"] * 100, ax=ax, color="gray", size=4, jitter=False)
+    for i, method in enumerate(shown):                # points, not bars: the axis does not start at 0
+        mean, sd = stats.loc[method] * 100
+        ax.errorbar(i + 0.15, mean, sd, fmt=MARKERS[i], color=COLORS[i], capsize=4)
+        ax.text(i + 0.22, mean, f"{mean:.1f}", va="center", fontsize=9)
+    ax.set_xticks(range(len(shown)), [METHODS[m].replace(", ", ",\n") for m in shown])
     teacher = table["teacher_accuracy"].mean() * 100
     ax.axhline(teacher, color="black", linestyle="--", linewidth=1)
-    ax.text(len(stats) - 0.5, teacher, f"teacher {teacher:.1f}", ha="right", va="bottom", fontsize=9)
-    low = stats["mean"].min() * 100
-    ax.set(ylabel="accuracy (%)", ylim=(max(0, low - 12), min(100, teacher + 6)))
+    ax.text(len(shown) - 0.45, teacher, f"teacher {teacher:.1f}", ha="right", va="bottom", fontsize=9)
+    ax.set(xlabel="", ylabel="accuracy (%)", xlim=(-0.5, len(shown) - 0.4))
     return fig

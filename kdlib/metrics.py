@@ -1,4 +1,4 @@
-"""Accuracy, F1 and confusion as `evaluate` metrics that need no network: `evaluate.load("accuracy")` asks the hub.
+"""Accuracy, F1, BLEU and chrF as `evaluate` metrics that need no network: `evaluate.load("accuracy")` asks the hub.
 
     metric = metrics.Accuracy(); metric.add_batch(predictions=…, references=…); metric.compute()   # {"accuracy": 0.82}
 """
@@ -7,6 +7,9 @@ import evaluate
 from sklearn.metrics import accuracy_score, f1_score
 
 _FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+
+
+_TEXTS = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))})
 
 
 class _Classification(evaluate.Metric):
@@ -26,3 +29,35 @@ class F1(_Classification):
 
     def _compute(self, predictions, references, average="macro"):
         return {f"{average}_f1": float(f1_score(references, predictions, average=average, zero_division=0))}
+
+
+class _Translation(evaluate.Metric):
+    """`references`: a list for each prediction, all of one length (sacrebleu itself wants the transposed list)."""
+
+    def _info(self):
+        return evaluate.MetricInfo(description=self.__doc__, citation="", features=_TEXTS)
+
+    def _compute(self, predictions, references):
+        scorer = self.scorer()
+        score = scorer.corpus_score(predictions, [list(column) for column in zip(*references, strict=True)])
+        return {self.key: float(score.score), f"{self.key}_signature": str(scorer.get_signature())}
+
+
+class Bleu(_Translation):
+    """SacreBLEU with its signature: without the signature a BLEU score cannot be compared with anyone's."""
+
+    key = "bleu"
+
+    def scorer(self):
+        from sacrebleu.metrics import BLEU
+        return BLEU()
+
+
+class Chrf(_Translation):
+    """chrF2 with its signature: counts characters, so it forgives an inflection that BLEU does not."""
+
+    key = "chrf"
+
+    def scorer(self):
+        from sacrebleu.metrics import CHRF
+        return CHRF()

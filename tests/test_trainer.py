@@ -363,10 +363,10 @@ def test_a_student_learns_what_its_teacher_knows(tmp_path, tokenizer, taught):
     train = taught.train.remove_columns("labels").add_column("labels", [0] * len(taught.train))
     trainer = tiny.trainer(tmp_path, models.student_from_teacher(taught.teacher, [0]), (train, taught.validation), tokenizer,
                            taught.teacher, alpha=1.0, num_train_epochs=8, per_device_train_batch_size=16)
-    assert trainer.evaluate()["eval_accuracy"] < 0.8
+    before = trainer.evaluate()
     trainer.fit()
     after = trainer.evaluate()
-    assert after["eval_accuracy"] > 0.95 and after["eval_kd"] < 0.01
+    assert after["eval_accuracy"] > 0.95 and after["eval_kd"] < before["eval_kd"] / 10
 
 
 # -- controls and curves ---------------------------------------------------------------------------------------------
