@@ -310,36 +310,44 @@ def pulls(table):
 
 
 @figure("03_distillation_loss", alt="""The usual mistakes on one batch, one row each: left, the norm of the student's gradient as a multiple of the right one's,
-    on a logarithmic axis; right, the cosine between the two. The right loss stands at 1 in both.""")
+    on a logarithmic axis; right, the cosine between the two, at the student's first step (dots) and at its last (squares). The
+    right loss stands at 1 everywhere.""")
 def mistakes(table):
-    """columns: mistake, loss, norm (ratio to the right gradient's), cosine"""
-    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(8, 0.34 * len(table) + 1.0))
+    """columns: mistake, loss, norm (ratio to the right gradient's), "first step" and "last step" (cosines with it)"""
+    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(8.4, 0.36 * len(table) + 1.0))
     y = np.arange(len(table))[::-1]
-    for ax, column, label in zip(axes, ("norm", "cosine"), ("gradient norm ÷ the right one's", "cosine with the right gradient")):
-        ax.hlines(y, 1, table[column], color=COLORS[0], linewidth=2)
-        ax.plot(table[column], y, "o", color=COLORS[0], markersize=6)
-        ax.axvline(1, color="black", linewidth=1)
+
+    def dots(ax, column, i, size, **kw):
+        ax.plot(table[column], y, MARKERS[i], color=COLORS[i], markersize=size, **kw)
         for at, value in zip(y, table[column]):
-            ax.annotate(f"{value:.2f}", (value, at), (0, 5), textcoords="offset points", ha="center", fontsize=8)
-        ax.set(xlabel=label, ylim=(-0.6, len(table) - 0.2))
+            ax.annotate(f"{value:.2f}", (value, at), (0, (5, -12)[i]), textcoords="offset points", ha="center", fontsize=7.5, color=COLORS[i])
+
+    axes[0].hlines(y, 1, table["norm"], color=COLORS[0], linewidth=1.5)
+    axes[1].hlines(y, table["first step"], table["last step"], color="grey", linewidth=1)
+    dots(axes[0], "norm", 0, 6)
+    dots(axes[1], "last step", 1, 6, label="last step", markerfacecolor="white"), dots(axes[1], "first step", 0, 6, label="first step")
+    for ax, label in zip(axes, ("gradient norm ÷ the right one's (first step)", "cosine with the right gradient")):
+        ax.axvline(1, color="black", linewidth=0.8, zorder=0)
+        ax.set(xlabel=label, ylim=(-0.7, len(table) - 0.3))
+        ax.margins(x=0.12)
     axes[0].set_xscale("log")
-    axes[0].margins(x=0.15), axes[1].margins(x=0.15)
     axes[0].set_yticks(y, table["mistake"])
+    axes[1].legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     return fig
 
 
 @figure("03_distillation_loss", alt="""Validation accuracy of students that were trained with each mistake, beside the right loss and CE only: the dot is the
     mean over the course's seeds, the bar two standard deviations, the cross this run. Most mistakes hide within the spread.""")
 def accuracy_hides(table):
-    """columns: loss, seed, accuracy, run ("reference" or "this run")"""
+    """columns: loss, accuracy (%), run ("reference", several rows a loss, or "this run")"""
     order = list(dict.fromkeys(table["loss"]))
     fig, ax = plt.subplots(figsize=(7.2, 0.36 * len(order) + 1.0))
     place = {name: len(order) - 1 - i for i, name in enumerate(order)}
-    stats = table[table["run"] == "reference"].groupby("loss")["accuracy"].agg(["mean", "std"]).reindex(order).dropna(how="all") * 100
+    stats = table[table["run"] == "reference"].groupby("loss")["accuracy"].agg(["mean", "std"]).reindex(order).dropna(how="all")
     ax.errorbar(stats["mean"], [place[n] for n in stats.index], xerr=2 * stats["std"].fillna(0), fmt="o", color=COLORS[0], capsize=3,
                 label="reference: mean ± 2 sd")
     mine = table[table["run"] == "this run"]
-    ax.plot(mine["accuracy"] * 100, [place[n] for n in mine["loss"]], "x", color=COLORS[1], markersize=8, markeredgewidth=2, label="this run")
+    ax.plot(mine["accuracy"], [place[n] for n in mine["loss"]], "x", color=COLORS[1], markersize=8, markeredgewidth=2, label="this run")
     ax.set_yticks(list(place.values()), list(place))
     ax.set(xlabel="validation accuracy (%)", ylim=(-0.6, len(order) - 0.4))
     ax.legend(fontsize=8.5, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))

@@ -1,0 +1,62 @@
+"""The teachers that ship: they load, know what they claim, and are found again row by row."""
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdlib import glue, models, teachers, trainer
+from kdlib.run import DATA
+
+real = pytest.mark.skipif(not os.environ.get("KD_REAL") or not (Path(os.environ["KD_REAL"]) / "nyu-mll/glue/mnli").is_dir(),
+                          reason="KD_REAL names no folder with nyu-mll/glue/mnli: real rows are no part of the project")
+STORED = "data/teachers/mnli_logits.safetensors"
+
+
+def test_the_embedded_teacher_is_as_good_as_it_says():
+    about = json.loads((DATA / "teachers" / "mini_nli" / "teacher.json").read_text())
+    teacher, tokenizer = models.load("data/teachers/mini_nli", labels=glue.MNLI.labels), models.load_tokenizer("data/teachers/mini_nli")
+    rows = glue.load("mnli", "data/mini_nli", "validation_matched")
+    encoded = glue.encode(rows, tokenizer, glue.MNLI, max_length=64)
+    logits = trainer.teacher_logits(teacher, encoded, glue.collator(tokenizer))
+    found = glue.compute_metrics((logits, np.array(rows["label"])))["accuracy"]
+    assert abs(found - about["accuracy"]) <= 0.003 and found > 0.8
+    assert models.check_label_order(logits, rows["label"], glue.MNLI.labels).permutation == (0, 1, 2)
+    assert not (np.array(encoded["input_ids"][0]) == tokenizer.unk_token_id).any()
+    assert sum(f.stat().st_size for f in (DATA / "teachers" / "mini_nli").iterdir()) < 4e6
+    assert {f.suffix for f in (DATA / "teachers" / "mini_nli").iterdir()} <= {".json", ".safetensors", ".txt"}, "nothing pickled"
+
+
+def test_stored_logits_survive_and_unknown_rows_are_refused(tmp_path):
+    keys = [glue.row_key("a", str(i)) for i in range(5)]
+    logits = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    teachers.write_logits(tmp_path / "t.safetensors", keys, logits, {"rows": 3, "validation": 2})
+    assert np.abs(teachers.look_up(tmp_path / "t.safetensors", keys[::-1]) - logits[::-1]).max() < 2e-3          # fp16
+    with pytest.raises(ValueError, match="1 of 2 rows are not among the 5 that the stored teacher"):
+        teachers.look_up(tmp_path / "t.safetensors", [keys[0], "0" * 16])
+
+
+def test_what_ships_of_mnli_is_numbers_only():
+    known, about = teachers.read_logits(STORED)
+    assert len(known) == about["rows"] + about["validation"] == 12_000 and next(iter(known.values())).shape == (3,)
+    assert (DATA.parent / STORED).stat().st_size < 200_000
+    assert 0.6 < about["accuracy"] < 0.75 and about["seed"] == 0 and "torch" in about["versions"]
+
+
+@real
+def test_real_rows_find_their_stored_answers_whatever_their_order():
+    known, about = teachers.read_logits(STORED)
+    train = glue.load("mnli", "nyu-mll/glue", "train", rows=500, among=list(known))
+    validation = glue.load("mnli", "nyu-mll/glue", "validation_matched", rows=4000, among=list(known))
+    assert glue.row_keys(train, glue.MNLI) == list(known)[:500], "the order of the stored file, not of the corpus"
+    answers = teachers.look_up(STORED, glue.row_keys(validation, glue.MNLI))
+    order = models.check_label_order(answers, validation["label"], glue.MNLI.labels)
+    assert abs(order.accuracies[0, 1, 2] - about["accuracy"]) < 0.002
+    with pytest.raises(ValueError, match="Permute its outputs"):
+        models.check_label_order(answers[:, [1, 2, 0]], validation["label"], glue.MNLI.labels)
+
+
+def test_rows_that_the_teacher_never_saw_are_told(tmp_path):
+    with pytest.raises(ValueError, match="only 0 of its 1,000 rows are among the 2 wanted ones"):
+        glue.load("mnli", "data/mini_nli", "validation_matched", among=["0" * 16, "1" * 16])
