@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import yaml
 
-from .run import ROOT, runs_root, settings_of
+from .run import ROOT, run_folder, runs_root, settings_of
 
 COURSE = ("00_start_here", "01_soft_targets", "02_temperature", "03_distillation_loss", "04_distilbert_mnli")
 OK, FAILED, KILLED = 0, 1, 138
@@ -52,10 +52,11 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     `executed`, by default in the run's folder.
     """
     path, parameters = notebook_path(notebook), dict(parameters or {})
+    if parameters.get("run_dir"):
+        parameters["run_dir"] = str(Path(parameters["run_dir"]).expanduser().resolve())   # the kernel runs elsewhere
     seed, run_dir = parameters.get("seed", 0), parameters.get("run_dir", "")
-    checked = settings_of(path.stem.removesuffix("_solutions"), profile,
-                          **{k: v for k, v in parameters.items() if k not in ("seed", "run_dir")})
-    folder = run_folder(path.stem, checked, seed, run_dir, runs)
+    checked = settings_of(path.stem, profile, **_settings(parameters))
+    folder = _folder(path.stem, checked, seed, run_dir, runs)
     executed = executed or folder / path.name
     for place in (folder, executed.parent):
         place.mkdir(parents=True, exist_ok=True)
@@ -79,12 +80,14 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     return Outcome(path.stem, code, record, seconds, (record or {}).get("peak_gb", 0.0), executed, error)
 
 
-def run_folder(notebook: str, checked: dict, seed: int, run_dir: str, runs: Path | None) -> Path:
-    """Where `start` will put this run."""
-    from .stages import fingerprint
-    settings = {k: v for k, v in checked.items() if k != "profile"}
-    name = f"{checked['profile']}-seed{seed}-{fingerprint(settings)[:6]}"
-    return Path(run_dir).expanduser() if run_dir else (runs or runs_root()) / notebook / name
+def _settings(parameters: dict) -> dict:
+    """The parameters that a profile file knows; seed and run_dir belong to every notebook."""
+    return {name: given for name, given in parameters.items() if name not in ("seed", "run_dir")}
+
+
+def _folder(notebook: str, checked: dict, seed: int, run_dir: str, runs: Path | None = None) -> Path:
+    settings = {name: setting for name, setting in checked.items() if name != "profile"}
+    return run_folder(notebook, checked["profile"], seed, settings, run_dir, runs)
 
 
 def _last_line(text: str) -> str:
@@ -130,12 +133,12 @@ def sweep(notebook: str, grid: dict[str, list], profile: str = "") -> int:
     path = notebook_path(notebook)
     points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     for point in points:                                        # all are checked before the first one runs
-        settings_of(path.stem, profile, **{k: v for k, v in point.items() if k != "seed"})
+        settings_of(path.stem, profile, **_settings(point))
     failed = []
     for i, point in enumerate(points, 1):
         name = " ".join(f"{k}={v}" for k, v in point.items())
-        checked = settings_of(path.stem, profile, **{k: v for k, v in point.items() if k != "seed"})
-        if (run_folder(path.stem, checked, point.get("seed", 0), "", None) / "record.json").exists():
+        checked = settings_of(path.stem, profile, **_settings(point))
+        if (_folder(path.stem, checked, point.get("seed", 0), point.get("run_dir", "")) / "record.json").exists():
             print(f"[{i}/{len(points)}] {name}: finished earlier")
             continue
         print(f"[{i}/{len(points)}] {name} …", end=" ", flush=True)

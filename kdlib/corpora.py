@@ -333,7 +333,7 @@ def qqp_pair(rng, family):
                     if ask(intents, r) != ask(intents, q):
                         p = same(intents, q, r)
                         by_answer[p > 0.5].append((kind, r, [1 - p, p]))
-    wanted = by_answer[rng.random() < 0.32] or by_answer[0]
+    wanted = by_answer[rng.random() < 0.35] or by_answer[0]
     kind = rng.choice(sorted({kind for kind, *_ in wanted}))
     r, votes = rng.choice([(r, votes) for k, r, votes in wanted if k == kind])
     return (family, *sorted(q.values)), ask(intents, q), ask(intents, r), votes
@@ -365,7 +365,7 @@ def rows(corpus, seed=2025):
         rng = random.Random(f"{seed} {corpus} {phenomenon}")
         last = phenomenon == list(phenomena)[-1]
         quota = {split: n - len(out[split]) if last else round(n * share / sum(phenomena.values())) for split, n in sizes.items()}
-        for _ in range(20_000):                                       # a grammar too small for its quota ends in an error below
+        for _ in range(20_000):                                        # a grammar too small for its quota ends in an error below
             if not any(quota.values()):
                 break
             key, x, y, votes = pair(rng, phenomenon)

@@ -151,6 +151,8 @@ def store(notebook: str, profile: str, root: Path | None = None) -> Path:
     if not found:
         raise FileNotFoundError(f"no records of {notebook} under profile {profile} in {root or runs_root()}")
     path = DATA / "results" / notebook / f"{profile}.json"
+    newest = max(found, key=lambda r: r.get("finished", ""))
+    found = [r if r is newest else {**r, "tables": {}} for r in found]           # figures are redrawn from the newest run's
     found.sort(key=lambda r: (json.dumps(r["settings"], sort_keys=True), r["seed"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"records": found})

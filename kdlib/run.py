@@ -7,6 +7,7 @@
 """
 import ast
 import difflib
+import hashlib
 import inspect
 import json
 import os
@@ -31,6 +32,12 @@ NEEDED_MB = 200                             # below this much free disk, a run r
 def runs_root() -> Path:
     """Where run folders go: `$KD_RUNS`, or `runs/` in the repository."""
     return Path(os.environ.get("KD_RUNS") or ROOT / "runs").expanduser()
+
+
+def run_folder(notebook: str, profile: str, seed: int, settings: dict, run_dir: str = "", root: Path | None = None) -> Path:
+    """The folder that belongs to a notebook and its parameters; the same whatever kdlib's version."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
+    return Path(run_dir).expanduser() if run_dir else (root or runs_root()) / notebook / f"{profile}-seed{seed}-{key}"
 
 
 def settings_of(notebook: str, profile: str = "", **parameters) -> dict:
@@ -111,11 +118,10 @@ class Run:
 
     def __init__(self, notebook: str, profile: str, seed: int, settings: dict, run_dir: str = ""):
         import torch
-        from . import figures, stages
+        from . import figures
         self.notebook, self.profile, self.seed, self.settings = notebook, profile, seed, SimpleNamespace(**settings)
         self.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        key = stages.fingerprint(settings)[:6]
-        self.folder = Path(run_dir).expanduser() if run_dir else runs_root() / notebook / f"{profile}-seed{seed}-{key}"
+        self.folder = run_folder(notebook, profile, seed, settings, run_dir)
         self._open({"notebook": notebook, "profile": profile, "seed": seed, "settings": settings})
         self._results, self._tables, self._seconds, self._began = {}, {}, {}, time.perf_counter()
         set_seed(seed)
