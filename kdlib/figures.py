@@ -8,6 +8,7 @@ style and marker, so that a figure survives a grey printer and colour-blind eyes
 """
 import json
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Callable
 
@@ -396,7 +397,7 @@ def methods(table):
         mean, sd = stats.loc[method] * 100
         ax.errorbar(i + 0.15, mean, sd, fmt=MARKERS[i], color=COLORS[i], capsize=4)
         ax.text(i + 0.22, mean, f"{mean:.1f}", va="center", fontsize=9)
-    ax.set_xticks(range(len(shown)), [METHODS[m].replace(", ", ",\n") for m in shown])
+    ax.set_xticks(range(len(shown)), [textwrap.fill(METHODS[m], 16) for m in shown])
     teacher = table["teacher_accuracy"].mean() * 100
     ax.axhline(teacher, color="black", linestyle="--", linewidth=1)
     ax.text(len(shown) - 0.45, teacher, f"teacher {teacher:.1f}", ha="right", va="bottom", fontsize=9)

@@ -107,6 +107,13 @@ def read_logits(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     return {f"{int(key):016x}": row.astype(np.float32) for key, row in zip(keys, logits)}, about
 
 
+def about(source: str | Path) -> dict:
+    """How a teacher that ships was made: rows, minutes, accuracy, seed, versions."""
+    if str(source).endswith(".safetensors"):
+        return read_logits(source)[1]
+    return json.loads((ROOT / source / "teacher.json").read_text(encoding="utf8"))
+
+
 def look_up(source: str | Path, keys: list[str]) -> np.ndarray:
     """(rows, classes): a stored teacher's answers to the rows with these keys.
 
