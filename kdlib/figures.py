@@ -333,22 +333,28 @@ def mistakes(table):
         ax.margins(x=0.12)
     axes[0].set_xscale("log")
     axes[0].set_yticks(y, table["mistake"])
-    axes[1].legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+    axes[1].legend(fontsize=8, ncols=2, reverse=True, loc="lower center", bbox_to_anchor=(0.5, 1))
     return fig
 
 
 @figure("03_distillation_loss", alt="""Validation accuracy of students that were trained with each mistake, beside the right loss and CE only: the dot is the
-    mean over the course's seeds, the bar two standard deviations, the cross this run. Most mistakes hide within the spread.""")
+    mean over the course's seeds, the bar two standard deviations, the cross this run; what lies far below is written at the left
+    edge. Most mistakes hide within the spread.""")
 def accuracy_hides(table):
     """columns: loss, accuracy (%), run ("reference", several rows a loss, or "this run")"""
     order = list(dict.fromkeys(table["loss"]))
-    fig, ax = plt.subplots(figsize=(7.2, 0.36 * len(order) + 1.0))
     place = {name: len(order) - 1 - i for i, name in enumerate(order)}
     stats = table[table["run"] == "reference"].groupby("loss")["accuracy"].agg(["mean", "std"]).reindex(order).dropna(how="all")
-    ax.errorbar(stats["mean"], [place[n] for n in stats.index], xerr=2 * stats["std"].fillna(0), fmt="o", color=COLORS[0], capsize=3,
+    mine = table[table["run"] == "this run"].set_index("loss")["accuracy"]
+    edge = table["accuracy"].median() - 8                   # what lies far below is written at the edge, or it would squeeze the rest
+    fig, ax = plt.subplots(figsize=(7.2, 0.36 * len(order) + 1.0))
+    near = stats[stats["mean"] > edge]
+    ax.errorbar(near["mean"], [place[n] for n in near.index], xerr=2 * near["std"].fillna(0), fmt="o", color=COLORS[0], capsize=3,
                 label="reference: mean ± 2 sd")
-    mine = table[table["run"] == "this run"]
-    ax.plot(mine["accuracy"], [place[n] for n in mine["loss"]], "x", color=COLORS[1], markersize=8, markeredgewidth=2, label="this run")
+    shown = mine[mine > edge]
+    ax.plot(shown, [place[n] for n in shown.index], "x", color=COLORS[1], markersize=8, markeredgewidth=2, label="this run")
+    for name in mine.index[mine <= edge]:
+        ax.text(0.01, place[name], f"◀ {mine[name]:.1f}, far below", transform=ax.get_yaxis_transform(), va="center", fontsize=9, color=COLORS[1])
     ax.set_yticks(list(place.values()), list(place))
     ax.set(xlabel="validation accuracy (%)", ylim=(-0.6, len(order) - 0.4))
     ax.legend(fontsize=8.5, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))

@@ -168,8 +168,9 @@ def test_what_comes_later_is_looked_at_too():
     """Models and objects are read through temporary dicts: a freed one must not lend its id to the next, and hide it."""
     spaces = lambda last: [types.SimpleNamespace(value=i) for i in (*range(20), last)]
     assert stages.fingerprint(spaces(1)) != stages.fingerprint(spaces(2))
-    two = lambda nudge: [tiny.bert(seed=1), nudged(tiny.bert(seed=2), nudge)]
-    assert stages.fingerprint(two(0)) != stages.fingerprint(two(1e-7))
+    four = lambda nudge=0: [*(tiny.bert(seed=i) for i in range(3)), nudged(tiny.bert(seed=3), nudge)]
+    assert stages.fingerprint(four()) != stages.fingerprint(four(1e-7))
+    assert len({stages.fingerprint(four()) for _ in range(20)}) == 1
 
 
 def test_an_input_given_twice_counts_where_it_is_given():
