@@ -98,7 +98,8 @@ def test_pictures_carry_their_alt_text(path):
 def nbval(tmp_path, mode: str, profile: str, *paths: Path):
     environment = os.environ | {"KD_PROFILE": profile, "KD_RUNS": str(tmp_path / "runs"), "HF_HUB_OFFLINE": "1",
                                 "IPYTHONDIR": str(tmp_path / "ipython"), "TOKENIZERS_PARALLELISM": "false"}
-    environment.pop("PYTEST_ADDOPTS", None)
+    for name in ("PYTEST_ADDOPTS", "MPLBACKEND"):            # with the tests' Agg backend a notebook would show no figure
+        environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", mode, "--nbval-current-env", "--nbval-cell-timeout=600", "-x", "-q", "-o", "addopts=",
          "-o", "timeout=0", "-p", "no:cacheprovider", "--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), *map(str, paths)],
