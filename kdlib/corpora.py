@@ -390,9 +390,9 @@ def vocabulary(corpus=None):
 
 
 def tokenizer(corpus=None):
-    """A word-level `BertTokenizerFast` for a corpus (for both, without an argument); a word that it lacks becomes [UNK]."""
+    """A word-level fast tokenizer, built like BERT's, for a corpus (for both, without an argument); a word that it lacks becomes [UNK]."""
     from tokenizers import normalizers
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizerFast, PreTrainedTokenizerFast
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,?!'", *vocabulary(corpus)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocab.txt"
@@ -400,7 +400,10 @@ def tokenizer(corpus=None):
         tok = BertTokenizerFast(str(path), do_lower_case=True, model_max_length=64)
     plain = [normalizers.Replace("can't", "cannot"), normalizers.Replace("n't", " not")]
     tok.backend_tokenizer.normalizer = normalizers.Sequence([tok.backend_tokenizer.normalizer, *plain])
-    return tok
+    # as a plain fast tokenizer, not a Bert one: transformers 5 rebuilds BERT's normaliser on loading and would drop ours
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tok.backend_tokenizer, model_max_length=64, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]",
+        sep_token="[SEP]", mask_token="[MASK]", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
 
 
 def content_hash(table):

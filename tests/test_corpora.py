@@ -67,14 +67,14 @@ def test_writing_keeps_the_lines_of_others(tmp_path):
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
-def test_schema_sizes_and_names(data, corpus):
+def test_schema_sizes_and_names(data, corpus, tmp_path):
     from datasets import load_dataset
     folder = ROOT / "data" / corpus
     assert {split: len(rows) for split, rows in data[corpus].items()} == corpora.SPLITS[corpus]
     assert sum(f.stat().st_size for f in folder.glob("*.parquet")) < 2_500_000
     split = list(corpora.SPLITS[corpus])[-1]
     table = load_dataset("parquet", data_files={"test": str(folder / f"{split}-00000-of-00001.parquet")}, split="test",
-                         cache_dir=str(folder.parent / ".none"), streaming=True)
+                         cache_dir=str(tmp_path), streaming=True)
     assert table.features["label"].names == corpora.LABELS[corpus]
     assert set(table.features) == {*corpora.COLUMNS[corpus], "label", "idx", "label_dist", "phenomenon"}
     assert [row["idx"] for row in data[corpus][split]] == list(range(1000))
