@@ -417,7 +417,8 @@ def content_hash(table):
 
 def build(out):
     """Write both corpora under the folder `out` (`mini_nli/`, `mini_qqp/`), in the hub's layout; {path: SHA-256}."""
-    from datasets import ClassLabel, Dataset, Features, List, Value
+    from datasets import ClassLabel, Dataset, Features, List, Value, disable_progress_bars
+    disable_progress_bars()
     hashes = {}
     for corpus, names in LABELS.items():
         features = Features({**{c: Value("string") for c in COLUMNS[corpus]}, "label": ClassLabel(names=names), "idx": Value("int32"),
