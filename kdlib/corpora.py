@@ -33,6 +33,7 @@ LABELS = {"mini_nli": ["entailment", "neutral", "contradiction"], "mini_qqp": ["
 COLUMNS = {"mini_nli": ("premise", "hypothesis"), "mini_qqp": ("question1", "question2")}
 SPLITS = {"mini_nli": {"train": 8000, "validation_matched": 1000, "test_matched": 1000},
           "mini_qqp": {"train": 8000, "validation": 1000, "test": 1000}}
+SEED = 2025                                                        # of the stored files
 DATA = Path(__file__).resolve().parent.parent / "data"
 
 Said = namedtuple("Said", "text literal pragmatic")                # a sentence and its set of worlds for two kinds of readers
@@ -350,27 +351,32 @@ def draw(rng, votes):
 
 
 def split_of(key):
-    """0–7 train, 8 validation, 9 test: a combination of words belongs to one split only, whatever the order of drawing."""
+    """0–7 train, 8 validation, 9 test: a setting (a combination of words) belongs to one split only, in whatever order and with
+    whatever seed it is drawn. Two settings can still say the same pair ("All dogs are running." belongs to four): see `rows`."""
     return hashlib.sha256(repr(key).encode()).digest()[0] % 10
 
 
 @cache
-def rows(corpus, seed=2025):
-    """{split: list of rows} of a corpus; each phenomenon gets its share of every split, and no pair comes twice."""
+def rows(corpus, seed=SEED):
+    """{split: list of rows} of a corpus; each phenomenon gets its share of every split, and no pair comes twice.
+
+    Another seed gives further rows of the same grammar; its train rows hold no pair of the stored validation and test files.
+    """
     pair, phenomena = (nli_pair, SHARES) if corpus == "mini_nli" else (qqp_pair, dict.fromkeys(FAMILIES, 1))
     sizes = SPLITS[corpus]
     first, second = COLUMNS[corpus]
     out, seen = {split: [] for split in sizes}, set()
+    judged = set() if seed == SEED else {(row[first], row[second]) for split in list(sizes)[1:] for row in rows(corpus)[split]}
     for phenomenon, share in phenomena.items():
         rng = random.Random(f"{seed} {corpus} {phenomenon}")
         last = phenomenon == list(phenomena)[-1]
         quota = {split: n - len(out[split]) if last else round(n * share / sum(phenomena.values())) for split, n in sizes.items()}
-        for _ in range(20_000):                                        # a grammar too small for its quota ends in an error below
+        for _ in range(20_000):                                         # a grammar too small for its quota ends in an error below
             if not any(quota.values()):
                 break
             key, x, y, votes = pair(rng, phenomenon)
             split = list(sizes)[max(0, split_of(key) - 7)]
-            if quota[split] and (x, y) not in seen:
+            if quota[split] and (x, y) not in seen and not (split == "train" and (x, y) in judged):
                 seen.add((x, y))
                 quota[split] -= 1
                 out[split].append({first: x, second: y, "label": draw(rng, votes), "label_dist": votes, "phenomenon": phenomenon})

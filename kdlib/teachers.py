@@ -25,7 +25,8 @@ def train_mini_nli(out: Path, scratch: Path) -> None:
     """A BERT from scratch on the embedded corpus; weights, tokenizer and `teacher.json` (how it was made) go to `out`.
 
     As in real life the teacher has read more than its students will: the 8,000 training rows that ship, and as many again
-    for each of `more_rows_seeds`, from the same grammar and the same word combinations (none of validation or test).
+    for each of `more_rows_seeds`, from the same grammar, without the pairs of validation and test.
+    The weights that ship are older than that last clause: `known_leak` in teacher.json counts the pairs that they saw.
     """
     import datasets
 

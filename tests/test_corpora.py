@@ -89,6 +89,15 @@ def test_no_pair_comes_twice(data, corpus):
 
 
 @pytest.mark.parametrize("corpus", CORPORA)
+def test_further_rows_hold_no_pair_of_the_evaluation(data, corpus):
+    """A teacher is trained on rows of other seeds too: none may be a row that it is later judged on."""
+    first, second = corpora.COLUMNS[corpus]
+    stored = {(row[first], row[second]) for split in list(data[corpus])[1:] for row in data[corpus][split]}
+    further = corpora.rows(corpus, 1)["train"]
+    assert len(further) == 8000 and not any((row[first], row[second]) in stored for row in further)
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
 def test_labels_are_draws_from_the_stored_distributions(data, corpus):
     rows = everything(data, corpus)
     for row in rows:
