@@ -39,7 +39,6 @@ test-all: install
 	$(RUN) -m kdlib test --slow
 
 # kdlib on the newest transformers and numpy, without COMET: a second environment, so that one metric holds nobody hostage.
-test-newest: VENV := .venv-newest
 test-newest:
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install -q "torch==$$(sed -n 's/^torch==//p' constraints.txt)" "transformers>=5" "numpy>=2" -e ".[course,test]"

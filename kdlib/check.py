@@ -50,6 +50,11 @@ def call(function, *args, **kw):
     return value
 
 
+def recognised(got, mistakes: dict, same: Callable) -> str | None:
+    """The sentence for the mistake whose value is the `same` as `got` (arrays or tensors), or None."""
+    return next((f"This is what comes out when {name}." for name, wrong in mistakes.items() if same(got, wrong)), None)
+
+
 def closest(value: float, right: float, mistakes: dict[str, float], tolerance: float = 1e-4) -> str | None:
     """None if `value` is right; else the mistake that gives exactly this value, or a plain "expected … got …"."""
     value = float(value)
@@ -161,10 +166,7 @@ def _mix(function):
 def _same_array(got, mistakes: dict) -> str | None:
     """The mistake that gives exactly this array, as `closest` does for a number."""
     import numpy as np
-    for name, wrong in mistakes.items():
-        if wrong.shape == got.shape and np.allclose(got, wrong):
-            return f"This is what comes out when {name}."
-    return None
+    return recognised(got, mistakes, lambda a, b: a.shape == b.shape and np.allclose(a, b))
 
 
 # -- 00 · Start here --------------------------------------------------------------------------------------------------
@@ -226,10 +228,7 @@ def _square_roots(probabilities):
                 "the probabilities are squared: that is T = 1/2, sharper instead of softer": norm(p**2),
                 "softmax is taken of the probabilities: logits go in, and the logits are their logarithms": norm(np.exp(p / 2)),
                 "softmax is taken of the probabilities, and T is forgotten": norm(np.exp(p))}
-    for name, wrong in mistakes.items():
-        if np.allclose(got, wrong, atol=6e-3):
-            return f"This is what comes out when {name}."
-    return f"expected {norm(p**0.5).round(3).tolist()}, got {got.round(3).tolist()}."
+    return recognised(got, mistakes, lambda a, b: np.allclose(a, b, atol=6e-3)) or f"expected {norm(p**0.5).round(3).tolist()}, got {got.round(3).tolist()}."
 
 
 @question("02.2")
@@ -255,10 +254,7 @@ def _kd_gradient(function):
         return f"expected the shape {tuple(right.shape)}, got {tuple(got.shape)}."
     if torch.allclose(got, right, atol=1e-4):
         return None
-    for name, wrong in mistakes.items():
-        if torch.allclose(got, wrong, atol=1e-4):
-            return f"This is what comes out when {name}."
-    return f"for T = 3 the first row should be {[round(x, 4) for x in right[0].tolist()]}, not {[round(x, 4) for x in got[0].tolist()]}."
+    return recognised(got, mistakes, lambda a, b: torch.allclose(a, b, atol=1e-4)) or f"for T = 3 the first row should be {[round(x, 4) for x in right[0].tolist()]}, not {[round(x, 4) for x in got[0].tolist()]}."
 
 
 @question("02.3")

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint
 
 from .losses import check_settings, distillation_loss
 from .models import check_pair, forward_inputs
@@ -156,7 +156,7 @@ class DistillationTrainer(Trainer):
         logits, labels = output.predictions, output.label_ids
         if not isinstance(logits, np.ndarray) or logits.ndim != 2 or labels is None:
             return output
-        known = self._teacher_logits_of(rows, ignore_keys)
+        known = self._teacher_logits_of(rows)
         student, labels = torch.from_numpy(logits), torch.from_numpy(labels)
         teacher = student if known is None else torch.from_numpy(known)
         part = distillation_loss(student, teacher, labels, temperature=self.args.temperature, alpha=0.0,
@@ -168,7 +168,7 @@ class DistillationTrainer(Trainer):
             output.metrics[f"{metric_key_prefix}_accuracy"] = (student.argmax(-1) == labels).float().mean().item()
         return output
 
-    def _teacher_logits_of(self, rows, ignore_keys) -> np.ndarray | None:
+    def _teacher_logits_of(self, rows) -> np.ndarray | None:
         """(rows, classes): the column if there is one, else the live teacher's, asked once for each evaluation set."""
         if _has_column(rows):
             return np.asarray(rows[TEACHER_LOGITS], dtype=np.float32)
