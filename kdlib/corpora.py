@@ -358,15 +358,17 @@ def split_of(key):
 
 @cache
 def rows(corpus, seed=SEED):
-    """{split: list of rows} of a corpus; each phenomenon gets its share of every split, and no pair comes twice.
+    """{split: list of rows} of a corpus; each phenomenon gets its share of every split, and no pair comes twice: with MiniQQP
+    not swapped either, since a duplicate is one both ways round (in MiniNLI a swapped pair asks something else).
 
     Another seed gives further rows of the same grammar; its train rows hold no pair of the stored validation and test files.
     """
-    pair, phenomena = (nli_pair, SHARES) if corpus == "mini_nli" else (qqp_pair, dict.fromkeys(FAMILIES, 1))
+    draw_pair, phenomena = (nli_pair, SHARES) if corpus == "mini_nli" else (qqp_pair, dict.fromkeys(FAMILIES, 1))
     sizes = SPLITS[corpus]
     first, second = COLUMNS[corpus]
+    same_pair = tuple if corpus == "mini_nli" else frozenset
     out, seen = {split: [] for split in sizes}, set()
-    judged = set() if seed == SEED else {(row[first], row[second]) for split in list(sizes)[1:] for row in rows(corpus)[split]}
+    judged = set() if seed == SEED else {same_pair((row[first], row[second])) for split in list(sizes)[1:] for row in rows(corpus)[split]}
     for phenomenon, share in phenomena.items():
         rng = random.Random(f"{seed} {corpus} {phenomenon}")
         last = phenomenon == list(phenomena)[-1]
@@ -374,10 +376,11 @@ def rows(corpus, seed=SEED):
         for _ in range(20_000):                                         # a grammar too small for its quota ends in an error below
             if not any(quota.values()):
                 break
-            key, x, y, votes = pair(rng, phenomenon)
+            key, x, y, votes = draw_pair(rng, phenomenon)
             split = list(sizes)[max(0, split_of(key) - 7)]
-            if quota[split] and (x, y) not in seen and not (split == "train" and (x, y) in judged):
-                seen.add((x, y))
+            pair = same_pair((x, y))
+            if quota[split] and pair not in seen and not (split == "train" and pair in judged):
+                seen.add(pair)
                 quota[split] -= 1
                 out[split].append({first: x, second: y, "label": draw(rng, votes), "label_dist": votes, "phenomenon": phenomenon})
         if any(quota.values()):
