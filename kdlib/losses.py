@@ -23,6 +23,18 @@ class DistillationLoss(NamedTuple):
     ce: Tensor
 
 
+class TopK(NamedTuple):
+    """What is kept of a teacher with a wide vocabulary, for each item: its k likeliest words, all others as one lump.
+
+    ids, logprobs: (items, k), the log-probabilities at T = 1. rest: (items,), log Σ exp(logprob / T) over all other words,
+    at the temperature in use: without it the lump would be wrong at every T but 1.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+    rest: Tensor
+
+
 def soft_targets(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """softmax(logits / T) over the last axis, in float32 at least.
 
@@ -52,27 +64,58 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Te
     """
     temperature = check_settings(temperature, alpha, divergence, beta)
     _check_shapes(student_logits, teacher_logits, labels)
-    keep = labels.reshape(-1) != ignore_index
+    student, labels, keep, count = _valid_items(student_logits, labels, ignore_index, num_items)
+    teacher = teacher_logits.detach().reshape(-1, teacher_logits.shape[-1])[keep]
+    s, t = _log_soft_targets(student, temperature), _log_soft_targets(teacher, temperature)
+    return _combine(s, t, student, labels, count, temperature, alpha, divergence, beta)
+
+
+def topk_distillation_loss(student_logits: Tensor, teacher: TopK, labels: Tensor, *, temperature: float = 2.0, alpha: float = 0.5,
+                           divergence: str = "forward_kl", beta: float = 0.5, ignore_index: int = -100,
+                           num_items: int | float | Tensor | None = None) -> DistillationLoss:
+    """`distillation_loss` against a teacher of which only k words an item are known; the others count as one lump.
+
+    student_logits: (..., vocab) and labels: (...) as there; teacher: one row for each item that is *not* ignored, in order.
+    Student and teacher are compared over k + 1 outcomes. Merging outcomes never raises a KL, so this is at most the dense
+    loss (Cover and Thomas 2006, section 2.7), and 0 when student and teacher agree. Within the lump the student keeps its
+    own proportions: the lump's gradient moves it as a whole.
+    """
+    temperature = check_settings(temperature, alpha, divergence, beta)
+    student, labels, keep, count = _valid_items(student_logits, labels, ignore_index, num_items)
+    if teacher.ids.shape != teacher.logprobs.shape or teacher.rest.shape != teacher.ids.shape[:1] or len(teacher.ids) != len(student):
+        raise ValueError(f"the teacher's ids {tuple(teacher.ids.shape)}, logprobs {tuple(teacher.logprobs.shape)} and rest "
+                         f"{tuple(teacher.rest.shape)} do not match the {len(student)} items that are not ignored")
+    z, ids = student.float() / temperature, teacher.ids.long()
+    others = torch.logsumexp(z.scatter(-1, ids, -torch.inf), -1, keepdim=True)
+    s = _log_soft_targets(torch.cat([z.gather(-1, ids), others], -1), 1.0)
+    t = _log_soft_targets(torch.cat([teacher.logprobs.float() / temperature, teacher.rest.float()[:, None]], -1).detach(), 1.0)
+    return _combine(s, t, student, labels, count, temperature, alpha, divergence, beta)
+
+
+def _valid_items(student_logits: Tensor, labels: Tensor, ignore_index: int, num_items) -> tuple:
+    """The student's rows and labels that count, the mask that picked them, and what the sums are divided by."""
     classes = student_logits.shape[-1]
-    student = student_logits.reshape(-1, classes)[keep]
-    teacher = teacher_logits.detach().reshape(-1, classes)[keep]
-    labels = labels.reshape(-1)[keep].long()
+    keep = labels.reshape(-1) != ignore_index
+    student, labels = student_logits.reshape(-1, classes)[keep], labels.reshape(-1)[keep].long()
     if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < classes):
         raise ValueError(f"labels must be 0…{classes - 1} or {ignore_index} (ignored); found {int(labels.min())}…"
                          f"{int(labels.max())}. GLUE's test split carries -1: it has no labels to train on.")
     count = labels.numel() if num_items is None else num_items
     if not (math.isfinite(count) and (count > 0 or count == 0 == labels.numel())):
         raise ValueError(f"num_items must be a count above 0, not {num_items!r}")
-    count = count or 1                                          # nothing to count: the sums are 0 already
+    return student, labels, keep, count or 1                    # nothing to count: the sums are 0 already
 
-    kd = _divergence(student, teacher, temperature, divergence, beta).sum() * temperature**2 / count
+
+def _combine(s: Tensor, t: Tensor, student: Tensor, labels: Tensor, count, temperature: float, alpha: float, divergence: str,
+             beta: float) -> DistillationLoss:
+    """s, t: (items, outcomes) log soft targets of both; student: (items, classes) logits, for CE."""
+    kd = _divergence(s, t, divergence, beta).sum() * temperature**2 / count
     ce = -_log_soft_targets(student, 1.0).gather(-1, labels[:, None]).sum() / count
     return DistillationLoss(alpha * kd + (1 - alpha) * ce, kd, ce)
 
 
-def _divergence(student: Tensor, teacher: Tensor, temperature: float, divergence: str, beta: float) -> Tensor:
-    """(items, classes) twice → (items,): the divergence of each item, without T²."""
-    s, t = _log_soft_targets(student, temperature), _log_soft_targets(teacher, temperature)
+def _divergence(s: Tensor, t: Tensor, divergence: str, beta: float) -> Tensor:
+    """Log soft targets (items, classes) of student and teacher → (items,): the divergence of each item, without T²."""
     if divergence == "forward_kl":
         return _kl(t, s)
     if divergence == "reverse_kl":

@@ -18,10 +18,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import get_last_checkpoint
 
+from .answers import TEACHER_LOGITS, teacher_logits
 from .losses import check_settings, distillation_loss
 from .models import check_pair, forward_inputs
-
-TEACHER_LOGITS = "teacher_logits"           # the column of a dataset that carries a teacher's answers
 
 
 @dataclass
@@ -52,13 +51,16 @@ class DistillationArguments(TrainingArguments):
 class DistillationTrainer(Trainer):
     """A Trainer whose loss is `losses.distillation_loss`.
 
-    The teacher answers live (`teacher=`) or has answered already: a dataset with a `teacher_logits` column, (rows,
-    classes), needs no teacher at all. With alpha = 0 the teacher is never run, so the baseline does not pay for it.
+    The teacher answers live (`teacher=`) or has answered already: `teacher_cache=` (a `teacher_cache.TeacherCache` of the
+    training rows, or a list that covers the evaluation rows too), or a dataset with a `teacher_logits` column, (rows,
+    classes), need no teacher at all. With alpha = 0 the teacher is never run, so the baseline does not pay for it.
     Evaluation reports `eval_ce` (also as `eval_loss`: it means the same for every alpha), and where the teacher's
     answers are known or alpha > 0, `eval_kd`; the teacher reads an evaluation set once, not once an evaluation.
     """
 
-    def __init__(self, model=None, args: DistillationArguments | None = None, *, teacher=None, **kw):
+    def __init__(self, model=None, args: DistillationArguments | None = None, *, teacher=None, teacher_cache=None, **kw):
+        if teacher_cache is not None:
+            kw = _with_answers(kw, model, teacher_cache)
         super().__init__(model=model, args=args, **kw)
         if not isinstance(self.args, DistillationArguments):
             raise TypeError(f"args must be DistillationArguments, not {type(self.args).__name__}")
@@ -257,31 +259,6 @@ class LengthGroupedSampler(Sampler):
         return iter(np.concatenate(shuffled + ([ragged] if ragged is not None else [])).tolist() if len(order) else [])
 
 
-@torch.inference_mode()
-def teacher_logits(teacher, rows, collator, batch_size: int = 64) -> np.ndarray:
-    """(rows, classes) float32: what the teacher answers to each row, in the rows' order; dropout off.
-
-    rows: a `datasets.Dataset`, or anything with a length whose rows are dicts. Rows are read longest first, so that a
-    batch holds rows of like length and memory runs out at once or not at all.
-    """
-    read = ("input_ids", "attention_mask", "token_type_ids")
-    if hasattr(rows, "column_names"):
-        rows = rows.select_columns([c for c in rows.column_names if c in read])
-    lengths = [len(ids) for ids in rows["input_ids"]] if hasattr(rows, "column_names") else [
-        len(rows[i]["input_ids"]) for i in range(len(rows))]
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    answers = np.zeros((len(rows), teacher.config.num_labels), np.float32)
-    was_training = teacher.training
-    teacher.eval()
-    for start in range(0, len(order), batch_size):
-        picked = order[start:start + batch_size]
-        batch = collator([{k: v for k, v in rows[int(i)].items() if k in read} for i in picked])
-        batch = {k: v.to(teacher.device) for k, v in batch.items()}
-        answers[picked] = teacher(**forward_inputs(teacher, batch)).logits.float().cpu().numpy()
-    teacher.train(was_training)
-    return answers
-
-
 def newest_checkpoint(folder: str | Path) -> str | None:
     """The newest checkpoint that is whole. A cut-off one (killed while saving, disk full) is renamed to *.broken."""
     folder = Path(folder)
@@ -326,6 +303,32 @@ class Progress(TrainerCallback):
             parts = "  ".join(f"{k.removeprefix('eval_')} {v:.3f}" for k, v in metrics.items()
                               if k in ("eval_ce", "eval_kd", "eval_accuracy", "eval_macro_f1"))
             print(f"{'':>5}validation  {parts}", flush=True)
+
+
+def _with_answers(kw: dict, student, caches) -> dict:
+    """Trainer's arguments with the caches' answers as a column of the training rows, and of the evaluation rows they know."""
+    caches = caches if isinstance(caches, (list, tuple)) else [caches]
+    classes = getattr(getattr(student, "config", None), "num_labels", None)
+    for cache in caches:
+        if classes is not None and cache.classes != classes:
+            raise ValueError(f"the teacher cache has answers for {cache.classes} classes, the student has {classes}")
+
+    def attach(rows, must: bool):
+        for i, cache in enumerate(caches, 1):
+            try:
+                return cache.attach(rows)
+            except ValueError:
+                if must and i == len(caches):
+                    raise
+        return rows
+
+    given = {"train_dataset": True, "eval_dataset": False}
+    for name, must in given.items():
+        if isinstance(kw.get(name), dict):
+            kw[name] = {split: attach(rows, must) for split, rows in kw[name].items()}
+        elif kw.get(name) is not None:
+            kw[name] = attach(kw[name], must)
+    return kw
 
 
 def _has_column(rows) -> bool:
