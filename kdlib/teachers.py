@@ -3,6 +3,7 @@
     python -m kdlib.teachers mini_nli          a 4-layer BERT from scratch on the embedded MiniNLI
     python -m kdlib.teachers mini_qqp          the same on MiniQQP
     python -m kdlib.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship
+    python -m kdlib.teachers qqp               the same on 8,000 real QQP rows
 """
 import argparse
 import json
@@ -18,7 +19,7 @@ from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
 
 MINI = dict(more_rows_seeds=[1, 2], layers=4, width=128, heads=4, epochs=8,
                 learning_rate=1e-3, batch_size=64, max_length=64, dropout=0.0, initializer_range=0.08, seed=0)
-MNLI = dict(source="nyu-mll/glue", body="sentence-transformers/all-MiniLM-L6-v2", rows=8000, validation=4000,
+REAL = dict(source="nyu-mll/glue", body="sentence-transformers/all-MiniLM-L6-v2", rows=8000, validation=4000,
             epochs=3, learning_rate=5e-5, batch_size=32, max_length=128, seed=0)
 
 
@@ -74,22 +75,23 @@ def _about(trainer: DistillationTrainer, start: float) -> dict:
             "history": history, **models.size(trainer.model), "versions": versions()}
 
 
-def train_mnli(out: Path, scratch: Path) -> None:
+def train_real(task: glue.Task, out: Path, scratch: Path) -> None:
     """Fine-tune the small pretrained BERT on real rows and write `out`: its logits, fp16, keyed by row hash.
 
-    The logits are the product: 3 numbers a row instead of 90 MB of weights, and no word of the rows themselves.
+    The logits are the product: 2 or 3 numbers a row instead of 90 MB of weights, and no word of the rows themselves.
     """
-    start, cfg = time.perf_counter(), MNLI
+    start, cfg = time.perf_counter(), {"task": task.name} | REAL
     set_seed(cfg["seed"])
-    tokenizer, teacher = models.load_tokenizer(cfg["body"]), models.load(cfg["body"], labels=glue.MNLI.labels)
-    rows = glue.load("mnli", cfg["source"], "train", rows=cfg["rows"])
-    validation = glue.load("mnli", cfg["source"], "validation_matched", rows=cfg["validation"])
-    trainer = _fit(glue.MNLI, teacher, tokenizer, rows, validation, scratch, cfg)
+    tokenizer, teacher = models.load_tokenizer(cfg["body"]), models.load(cfg["body"], labels=task.labels)
+    rows = glue.load(task, cfg["source"], "train", rows=cfg["rows"])
+    validation = glue.load(task, cfg["source"], task.validation, rows=cfg["validation"])
+    cfg["validation"] = len(validation)
+    trainer = _fit(task, teacher, tokenizer, rows, validation, scratch, cfg)
     encoded = (trainer.train_dataset, trainer.eval_dataset)
     answers = [teacher_logits(trainer.model, part, glue.collator(tokenizer)) for part in encoded]
-    order = models.check_label_order(answers[1], validation["label"], glue.MNLI.labels)
-    keys = glue.row_keys(rows, glue.MNLI) + glue.row_keys(validation, glue.MNLI)
-    about = cfg | _about(trainer, start) | {"accuracy": order.accuracies[(0, 1, 2)]}
+    order = models.check_label_order(answers[1], validation["label"], task.labels)
+    keys = glue.row_keys(rows, task) + glue.row_keys(validation, task)
+    about = cfg | _about(trainer, start) | {"accuracy": order.accuracies[tuple(range(len(task.labels)))]}
     write_logits(out, keys, np.concatenate(answers), about)
     print(f"{out}: {len(keys):,} rows, validation accuracy {about['accuracy']:.4f}, {about['minutes']} minutes")
 
@@ -133,13 +135,13 @@ def look_up(source: str | Path, keys: list[str]) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kdlib.teachers", description=__doc__)
-    parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", "mnli"])
+    parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", "mnli", "qqp"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--scratch", type=Path, default=Path("runs/teachers"), help="checkpoints: an interrupted run goes on")
     given = parser.parse_args()
     scratch = given.scratch / given.teacher
-    if given.teacher == "mnli":
-        train_mnli(given.out or DATA / "teachers" / "mnli_logits.safetensors", scratch)
+    if given.teacher in glue.TASKS:
+        train_real(glue.TASKS[given.teacher], given.out or DATA / "teachers" / f"{given.teacher}_logits.safetensors", scratch)
     else:
         train_mini(given.teacher, given.out or DATA / "teachers" / given.teacher, scratch)
 
