@@ -108,6 +108,56 @@ def _gain(function):
         "the sign is turned round (KD minus CE is asked)": -2.5}, tolerance=1e-6)
 
 
+# -- 05 · QQP ---------------------------------------------------------------------------------------------------------
+
+@question("05.1")
+def _always_duplicate(function):
+    """Accuracy, macro-F1 and F1 of the duplicates, for a model that answers "duplicate" to everything."""
+    p = 0.3682
+    given, f1 = call(function, p), 2 * p / (1 + p)
+    if not isinstance(given, (tuple, list)) or len(given) != 3:
+        return "three numbers are asked: accuracy, macro-F1, F1 of the duplicates."
+    mistakes = {"the classes are swapped: the model answers \"duplicate\", not \"not duplicate\"": lambda q: (q, q / (1 + q), 2 * q / (1 + q))}
+    for name, other in mistakes.items():
+        if all(abs(a - b) < 1e-4 for a, b in zip(given, other(1 - p))):
+            return f"This is what comes out when {name}."
+    for name, value, right in zip(("accuracy", "macro-F1", "F1 of the duplicates"), given, (p, f1 / 2, f1)):
+        if wrong := closest(value, right, {"the mean over both classes is taken where one is asked, or the reverse": f1 / 2 if right == f1 else f1,
+                                           "percentages are given where shares are asked": 100 * right}):
+            return f"{name}: {wrong}"
+
+
+@question("05.2")
+def _calibrating_temperature(function):
+    """The temperature of a grid at which held-out cross-entropy is smallest."""
+    import numpy as np
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(400, 3)) * 2
+    soft = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array([draw.choice(3, p=row) for row in soft])
+    grid = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    def ce(t, z=logits * 3):
+        z = z / t
+        return -(z - np.log(np.exp(z).sum(1, keepdims=True)))[np.arange(400), labels].mean()
+    right = min(grid, key=ce)
+    return closest(call(function, logits * 3, labels, grid), right, {
+        "the largest cross-entropy is looked for, or the model's own answers are taken for the labels": min(grid),
+        "the most modest answers win: calibration is about being right as often as one says": max(grid)})
+
+
+@question("05.3")
+def _best_alpha(function):
+    """The best alpha by mean accuracy, as the weight of the soft loss, whatever convention the table is in."""
+    import pandas as pd
+    runs = pd.DataFrame([(0.1, 0, .80), (0.1, 1, .82), (0.5, 0, .80), (0.5, 1, .80), (0.9, 0, .85), (0.9, 1, .70)], columns=["alpha", "seed", "accuracy"])
+    for convention, right in (("soft", 0.1), ("hard", 0.9)):
+        wrong = closest(call(function, runs, convention), right, {
+            "the convention is not heeded, or turned round": 1 - right,
+            "the single best run is taken instead of the mean over seeds": 0.9 if convention == "soft" else 0.1})
+        if wrong:
+            return f"For a table in the convention {convention!r}: {wrong}"
+
+
 # -- 01 · Soft targets ------------------------------------------------------------------------------------------------
 
 @question("01.1")

@@ -409,3 +409,70 @@ def methods(table):
     ax.text(len(shown) - 0.45, teacher, f"teacher {teacher:.1f}", ha="right", va="bottom", fontsize=9)
     ax.set(xlabel="", ylabel="accuracy (%)", xlim=(-0.5, len(shown) - 0.4))
     return fig
+
+
+# -- 05 · QQP ---------------------------------------------------------------------------------------------------------
+
+@figure("05_distilbert_qqp", alt="""Confusion matrices, one panel a model: rows are the true classes, columns the answers, each cell with its number of
+    rows and its share of the true class. A model that gives one answer fills one column.""")
+def confusion(table):
+    """columns: model, label, answer (class names), count"""
+    models, classes = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["label"]))
+    fig, axes = plt.subplots(1, len(models), figsize=(2.9 * len(models), 2.9), squeeze=False)
+    for ax, model in zip(axes[0], models):
+        counts = table[table["model"] == model].pivot(index="label", columns="answer", values="count").reindex(index=classes, columns=classes)
+        share = counts.to_numpy() / counts.to_numpy().sum(1, keepdims=True)
+        ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for i, j in np.ndindex(share.shape):
+            ax.text(j, i, f"{counts.iloc[i, j]:,}\n{share[i, j]:.0%}", ha="center", va="center", color="white" if share[i, j] > 0.6 else "black")
+        names = [name.replace("_", " ") for name in classes]
+        ax.set_xticks(range(len(classes)), [textwrap.fill(n, 10) for n in names])
+        ax.set_yticks(range(len(classes)), [textwrap.fill(n, 10) for n in names] if ax is axes[0][0] else [""] * len(classes))
+        ax.set(title=model, xlabel="answer", ylabel="true class" if ax is axes[0][0] else "")
+        ax.grid(False)
+    return fig
+
+
+@figure("05_distilbert_qqp", alt="""Reliability diagrams, one panel a model: the rows are binned by the model's confidence in its answer; a dot stands at a
+    bin's mean confidence and its share of right answers, its area grows with the bin's rows. Dots under the dashed diagonal: too sure of itself.
+    The title says the expected calibration error.""")
+def reliability(table):
+    """columns: model, confidence, accuracy, count, ece (the same in all rows of a model)"""
+    models = list(dict.fromkeys(table["model"]))
+    fig, axes = plt.subplots(1, len(models), figsize=(2.9 * len(models), 3.1), sharey=True, squeeze=False)
+    for i, (ax, model) in enumerate(zip(axes[0], models)):
+        part = table[(table["model"] == model) & (table["count"] > 0)]
+        lowest = table["confidence"].min() - 0.05
+        ax.plot([lowest, 1], [lowest, 1], "--", color="gray", linewidth=1)
+        ax.vlines(part["confidence"], part["accuracy"], part["confidence"], color=COLORS[i], alpha=0.5)
+        ax.scatter(part["confidence"], part["accuracy"], s=15 + 250 * part["count"] / part["count"].sum(), color=COLORS[i], marker=MARKERS[i], alpha=0.8)
+        ax.set(title=f"{textwrap.fill(model, 24)}\nECE {100 * part['ece'].iloc[0]:.1f} points", xlabel="confidence", ylim=(-0.03, 1.05),
+               ylabel="share of right answers" if i == 0 else "")
+    return fig
+
+
+@figure("05_distilbert_qqp", alt="""Temperature and alpha: left, a table of mean validation accuracy, one row for each temperature, one column for each alpha; right,
+    accuracy against alpha, one line a temperature with the standard deviation over seeds. The upper axis reads alpha as the book does, as the weight
+    of the hard labels: the same points, mirrored.""")
+def temperature_and_alpha(table):
+    """columns: temperature, alpha (weight of the soft loss), seed, accuracy; the rows with alpha = 0 count for every temperature"""
+    mean = 100 * table.pivot_table(index="temperature", columns="alpha", values="accuracy")
+    if 0.0 in mean:
+        mean[0.0] = 100 * table.loc[table["alpha"] == 0, "accuracy"].mean()
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5))
+    left.imshow(mean, cmap="viridis", aspect="auto")
+    for i, j in np.ndindex(mean.shape):
+        bright = mean.iloc[i, j] > (np.nanmin(mean) + np.nanmax(mean)) / 2
+        left.text(j, i, f"{mean.iloc[i, j]:.1f}", ha="center", va="center", color="black" if bright else "white")
+    left.set_xticks(range(mean.shape[1]), [f"{a:g}" for a in mean.columns])
+    left.set_yticks(range(mean.shape[0]), [f"{t:g}" for t in mean.index])
+    left.set(xlabel="alpha, weight of the soft loss", ylabel="temperature T", title="mean accuracy (%)")
+    left.grid(False)
+    for i, t in enumerate(mean.index):
+        part = table[(table["temperature"] == t) | (table["alpha"] == 0)].groupby("alpha")["accuracy"].agg(["mean", "std"]) * 100
+        right.errorbar(part.index + 0.008 * (i - 1.5), part["mean"], part["std"].fillna(0), color=COLORS[i % 7], marker=MARKERS[i % 7],
+                       linestyle=LINES[i % 7], capsize=2, label=f"T = {t:g}")
+    right.set(xlabel="alpha, weight of the soft loss (this course)", ylabel="accuracy (%)")
+    right.secondary_xaxis("top", functions=(lambda a: 1 - a, lambda a: 1 - a)).set_xlabel("the same points in the book's convention (weight of the labels)")
+    right.legend(fontsize=8.5)
+    return fig

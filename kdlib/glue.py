@@ -126,6 +126,31 @@ def compute_metrics(prediction) -> dict[str, float]:
             | F1().compute(predictions=guesses, references=labels, average="macro"))
 
 
+class Calibration(NamedTuple):
+    """`ece`: the mean gap between confidence and share of right answers; `bins`: what it was made of, one dict a bin with rows."""
+
+    ece: float
+    bins: list[dict]
+
+
+def calibration(logits, labels, bins: int = 10) -> Calibration:
+    """Expected calibration error over `bins` bins of equal width by the confidence in the answer (Guo et al. 2017, eq. 3).
+
+    logits: (rows, classes), labels: (rows,). Each bin's dict has its mean confidence, its accuracy and its count of rows. An
+    estimate from few rows is too large: even a calibrated model's bins miss their mean by chance.
+    """
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    if bins < 1 or len(logits) != len(labels) or not len(labels):
+        raise ValueError(f"calibration needs as many labels as rows and a bin: {len(logits)} rows, {len(labels)} labels, {bins} bins")
+    soft = np.exp(logits - logits.max(1, keepdims=True))
+    confidence, right = soft.max(1) / soft.sum(1), logits.argmax(1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    found = [{"confidence": round(float(confidence[place == b].mean()), 5), "accuracy": round(float(right[place == b].mean()), 5),
+              "count": int((place == b).sum())} for b in range(bins) if (place == b).any()]
+    gap = sum(abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).mean() for b in set(place.tolist()))
+    return Calibration(float(gap), found)
+
+
 def row_key(*texts: str) -> str:
     """16 hex digits that name a row by its texts: how shipped teacher logits find their row whatever the row's order."""
     return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
