@@ -1,13 +1,14 @@
 """python -m kdlib COMMAND: everything that make does, on any system.
 
     course   run notebooks 00-04 headless and say where the results are
-    run      run one notebook            sweep    run a grid of parameters
+    run      run one notebook            sweep    run a grid of parameters, --jobs N at a time
     train    distil from the command line (torchrun works)
     figures  redraw the slide figures    store    keep my records as reference results
     get      fetch real rows             bench    measure speed and memory
     test     run the tests
 """
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,25 @@ def pair(text: str) -> tuple[str, str]:
     return name, rest
 
 
+def axis(text: str) -> tuple[str, list[str]]:
+    """One axis of a grid; a value that is missing is refused by `unique`, in a sentence of its own."""
+    name, equals, rest = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} should look like name=value,value")
+    return name, [v.strip() for v in rest.split(",")]
+
+
+def unique(pairs: list[tuple], option: str) -> dict:
+    """The pairs as a dict. ValueError for a name that is given twice, or without a value."""
+    names = [name for name, _ in pairs]
+    for name, given in pairs:
+        if names.count(name) > 1:
+            raise ValueError(f"{option} {name}=… is given twice")
+        if not all(given if isinstance(given, list) else [given]):
+            raise ValueError(f"{option} {name}={','.join(given)}: a value is missing")
+    return dict(pairs)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m kdlib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -44,10 +64,15 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", **profile)
     run.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE")
 
-    sweep = commands.add_parser("sweep", help="run every point of a grid; finished points are skipped")
+    sweep = commands.add_parser("sweep", help="run every point of a grid; finished points are skipped", description=(
+        "Run a notebook once a point of the grid. Finished points are skipped, so the same command goes on after an interruption; "
+        "a failed point stops no other one and makes the exit code 1."))
     sweep.add_argument("notebook")
     sweep.add_argument("--profile", **profile)
-    sweep.add_argument("--grid", action="append", type=pair, required=True, metavar="NAME=V1,V2,…")
+    sweep.add_argument("--grid", action="append", type=axis, required=True, metavar="NAME=V1,V2,…", help="once for each parameter")
+    sweep.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE", help="the same for all points")
+    sweep.add_argument("--jobs", type=int, default=1, metavar="N",
+                       help="points at a time; each gets cores/N threads unless OMP_NUM_THREADS is set (default: 1)")
 
     train = commands.add_parser("train", help="distil from the command line; --help lists Trainer's options too", add_help=False)
     train.add_argument("rest", nargs=argparse.REMAINDER)
@@ -84,6 +109,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, ConnectionError) as error:      # what the user can mend: one line, no traceback
         print(f"kdlib {given.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"kdlib {given.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 def _course(given) -> int:
@@ -93,7 +121,7 @@ def _course(given) -> int:
 
 def _run(given) -> int:
     from . import batch
-    outcome = batch.run_notebook(given.notebook, given.profile, {name: value(text) for name, text in given.parameters})
+    outcome = batch.run_notebook(given.notebook, given.profile, {k: value(v) for k, v in unique(given.parameters, "-p").items()})
     print(f"executed notebook  {outcome.executed}")
     if outcome.code:
         print(f"failed ({outcome.code}): {outcome.error}", file=sys.stderr)
@@ -102,7 +130,10 @@ def _run(given) -> int:
 
 def _sweep(given) -> int:
     from . import batch
-    return batch.sweep(given.notebook, {name: [value(v) for v in text.split(",")] for name, text in given.grid}, given.profile)
+    grid = {name: [value(v) for v in values] for name, values in unique(given.grid, "--grid").items()}
+    parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)          # Slurm's scancel and a plain kill end it as Ctrl-C does
+    return batch.sweep(given.notebook, grid, given.profile, parameters=parameters, jobs=given.jobs)
 
 
 def _figures(given) -> int:

@@ -8,13 +8,17 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
-from .run import ROOT, run_folder, runs_root, settings_of
+from .run import ROOT, checked_seed, run_folder, runs_root, settings_of
 
 COURSE = ("00_start_here", "01_soft_targets", "02_temperature", "03_distillation_loss", "04_distilbert_mnli")
 OK, FAILED, KILLED = 0, 1, 138
@@ -45,49 +49,78 @@ def notebook_path(notebook: str | Path) -> Path:
 
 
 def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | None = None, *, runs: Path | None = None,
-                 executed: Path | None = None, timeout: int | None = None) -> Outcome:
+                 executed: Path | None = None, timeout: int | None = None, threads: int = 0,
+                 stop: threading.Event | None = None) -> Outcome:
     """Check the parameters, execute the notebook in a process of its own, look for its record.
 
     Raises ValueError before anything runs when a parameter is unknown or of another type. The executed copy lies at
-    `executed`, by default in the run's folder.
+    `executed`, by default in the run's folder. `threads` is the kernel's OMP_NUM_THREADS unless the environment has one (0:
+    torch takes every core); setting `stop` from another thread ends the run with KeyboardInterrupt.
     """
     path, parameters = notebook_path(notebook), dict(parameters or {})
     if parameters.get("run_dir"):
         parameters["run_dir"] = str(Path(parameters["run_dir"]).expanduser().resolve())   # the kernel runs elsewhere
-    seed, run_dir = parameters.get("seed", 0), parameters.get("run_dir", "")
-    checked = settings_of(path.stem, profile, **_settings(parameters))
-    folder = _folder(path.stem, checked, seed, run_dir, runs)
+    profile, folder = _place(path, profile, parameters, runs)
     executed = executed or folder / path.name
     for place in (folder, executed.parent):
         place.mkdir(parents=True, exist_ok=True)
     (folder / "record.json").unlink(missing_ok=True)
     given = executed.with_suffix(".parameters.yaml")
     # through yaml, not json: papermill reads this file as YAML 1.1, where 2e-05 is a text and 2.0e-05 a number
-    given.write_text(yaml.safe_dump({"profile": checked["profile"], **parameters}), encoding="utf8")
-    environment = os.environ | {"KD_RUNS": str(runs or runs_root()), "TOKENIZERS_PARALLELISM": "false", "KD_BATCH": "1",
-                                "PYTHONNOUSERSITE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    command = [sys.executable, "-m", "papermill", str(path), str(executed), "--cwd", str(path.parent), "-k", "python3",
+    given.write_text(yaml.safe_dump({"profile": profile, **parameters}), encoding="utf8")
+    environment = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ | {
+        "KD_RUNS": str(runs or runs_root()), "TOKENIZERS_PARALLELISM": "false", "KD_BATCH": "1", "PYTHONNOUSERSITE": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    command = [sys.executable, "-m", "kdlib.kernel", str(path), str(executed), "--cwd", str(path.parent), "-k", "python3",
                "-f", str(given), "--no-progress-bar", "--log-level", "ERROR", "--start-timeout", "300"]
     began = time.perf_counter()
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    try:
+        returned, stderr = _execute(command, environment, timeout, stop)
+    finally:
+        given.unlink(missing_ok=True)
     seconds = time.perf_counter() - began
-    given.unlink(missing_ok=True)
-    record = json.loads((folder / "record.json").read_text()) if (folder / "record.json").exists() else None
-    code = process.returncode if process.returncode or record else FAILED
-    error = "" if code == OK else _last_line(process.stderr) or "the notebook wrote no record"
+    record = json.loads((folder / "record.json").read_text(encoding="utf8")) if (folder / "record.json").exists() else None
+    code = returned if returned or record else FAILED
+    error = "" if code == OK else _last_line(stderr) or "the notebook wrote no record"
     if code == KILLED:
         error = "the kernel was killed: most likely the machine ran out of memory"
     return Outcome(path.stem, code, record, seconds, (record or {}).get("peak_gb", 0.0), executed, error)
 
 
-def _settings(parameters: dict) -> dict:
-    """The parameters that a profile file knows; seed and run_dir belong to every notebook."""
-    return {name: given for name, given in parameters.items() if name not in ("seed", "run_dir")}
+def _place(path: Path, profile: str, parameters: dict, runs: Path | None = None) -> tuple[str, Path]:
+    """The profile's name and the run folder. ValueError for a parameter that is unknown or of another type."""
+    settings = settings_of(path.stem, profile, **{k: v for k, v in parameters.items() if k not in ("seed", "run_dir")})
+    profile, seed = settings.pop("profile"), checked_seed(parameters.get("seed", 0))
+    return profile, run_folder(path.stem, profile, seed, settings, parameters.get("run_dir", ""), runs)
 
 
-def _folder(notebook: str, checked: dict, seed: int, run_dir: str, runs: Path | None = None) -> Path:
-    settings = {name: setting for name, setting in checked.items() if name != "profile"}
-    return run_folder(notebook, checked["profile"], seed, settings, run_dir, runs)
+def _execute(command: list[str], environment: dict, timeout: int | None, stop: threading.Event | None) -> tuple[int, str]:
+    """Exit code and stderr of a command; whatever ends the waiting (Ctrl-C, `stop`, the timeout) ends the command too."""
+    late = time.monotonic() + timeout if timeout else float("inf")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf8",
+                          errors="replace") as process:
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    stderr = process.communicate(timeout=0.2)[1]
+                    return process.returncode, stderr
+                if stop and stop.is_set():
+                    raise KeyboardInterrupt
+                if time.monotonic() > late:
+                    raise subprocess.TimeoutExpired(command, timeout)
+        except BaseException:
+            _end(process.pid)
+            raise
+
+
+def _end(pid: int) -> None:
+    """End a process and what it started: a kernel has a session of its own, so neither Ctrl-C nor papermill's end reaches it."""
+    import psutil
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (*process.children(recursive=True), process):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def _last_line(text: str) -> str:
@@ -128,25 +161,87 @@ def refresh(path: Path, profile: str) -> int:
     return done.returncode
 
 
-def sweep(notebook: str, grid: dict[str, list], profile: str = "") -> int:
-    """Every point of the grid, one after another; finished points are skipped, failed ones told at the end."""
+def sweep(notebook: str | Path, grid: dict[str, list], profile: str = "", *, parameters: dict | None = None, jobs: int = 1) -> int:
+    """Every point of the grid, `jobs` at a time; finished points are skipped, failed ones told at the end. The exit code.
+
+    `parameters` are the same for all points. Raises ValueError before anything runs (see `_points`). Ctrl-C ends what is
+    running and keeps what is finished: the same call goes on from there. A finished point is skipped whichever version of the
+    notebook computed it; delete its folder to run it again.
+    """
+    from tqdm import tqdm
+    if jobs < 1:
+        raise ValueError(f"jobs must be 1 or more, not {jobs}")
     path = notebook_path(notebook)
-    points = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
-    for point in points:                                        # all are checked before the first one runs
-        settings_of(path.stem, profile, **_settings(point))
-    failed = []
-    for i, point in enumerate(points, 1):
-        name = " ".join(f"{k}={v}" for k, v in point.items())
-        checked = settings_of(path.stem, profile, **_settings(point))
-        if (_folder(path.stem, checked, point.get("seed", 0), point.get("run_dir", "")) / "record.json").exists():
-            print(f"[{i}/{len(points)}] {name}: finished earlier")
-            continue
-        print(f"[{i}/{len(points)}] {name} …", end=" ", flush=True)
-        outcome = run_notebook(path, profile, point)
-        print(f"{outcome.seconds:.0f} s" if outcome.code == OK else f"FAILED ({outcome.code}): {outcome.error}", flush=True)
-        failed += [name] if outcome.code else []
-    print(f"{len(points) - len(failed)} of {len(points)} points have a record" + "".join(f"\nfailed: {f}" for f in failed))
+    points = _points(path, grid, profile, parameters or {})
+    jobs = min(jobs, max(1, sum(not _finished(folder) for folder in points)))
+    # torch takes every core; several that do so at once wait for each other and are many times slower than one by one
+    threads, failed, stop = max(1, _cores() // jobs) if jobs > 1 else 0, [], threading.Event()
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(points), unit="run", disable=not sys.stderr.isatty()) as bar:
+        def say(text):
+            bar.write(text, file=sys.stdout)                    # above the bar, if there is one
+            sys.stdout.flush()
+        running = {pool.submit(_point, path, profile, given, folder, threads=threads, stop=stop): name
+                   for folder, (name, given) in points.items()}
+        try:
+            while running:
+                for done in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                    name, (error, told) = running.pop(done), done.result()
+                    failed += [f"{name}: {error}"] if error else []
+                    say(f"[{len(points) - len(running)}/{len(points)}] {name}: {told}")
+                    bar.update()
+                bar.refresh()                                   # its clock
+        except KeyboardInterrupt:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            say("interrupted; the same command goes on from here")
+            raise
+        finally:
+            say(f"{sum(map(_finished, points))} of {len(points)} points have a record" + "".join(f"\nfailed: {f}" for f in failed))
     return FAILED if failed else OK
+
+
+def _points(path: Path, grid: dict[str, list], profile: str, fixed: dict) -> dict[Path, tuple[str, dict]]:
+    """{folder: (name, parameters)}. ValueError for an unknown or mistyped parameter, an empty axis, two points in one folder."""
+    grid = {axis: list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [] for axis, values in grid.items()}
+    for axis, values in grid.items():
+        if not values:
+            raise ValueError(f"the grid's axis {axis!r} has no values: give it a list of at least one")
+        if axis in fixed:
+            raise ValueError(f"{axis!r} is an axis of the grid and a fixed parameter too: drop one of them")
+    points = {}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values))
+        name, folder = " ".join(f"{k}={v}" for k, v in point.items()), _place(path, profile, fixed | point)[1]
+        if folder in points:
+            raise ValueError(f"the points {points[folder][0]!r} and {name!r} share the run folder {_short(folder)}: "
+                             "name each value once, and no run_dir for a whole grid")
+        points[folder] = name, fixed | point
+    return points
+
+
+def _point(path: Path, profile: str, parameters: dict, folder: Path, **how) -> tuple[str, str]:
+    """(error or "", what to say) of one point of a sweep; nothing but an interruption stops the others."""
+    if _finished(folder):
+        return "", "finished earlier"
+    try:
+        outcome = run_notebook(path, profile, parameters, **how)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", f"FAILED: {error}"
+    if outcome.code:
+        return outcome.error, f"FAILED ({outcome.code}): {outcome.error}"
+    return "", f"{outcome.seconds:.0f} s, {outcome.peak_gb:.1f} GB"
+
+
+def _finished(folder: Path) -> bool:
+    from . import results
+    with suppress(ValueError, OSError):
+        return bool(results.read(folder / "record.json"))
+    return False
+
+
+def _cores() -> int:
+    """The cores that this process may use, which a cluster makes fewer than the node has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _short(path: Path) -> str:

@@ -40,7 +40,7 @@ def run_folder(notebook: str, profile: str, seed: int, settings: dict, run_dir: 
     return Path(run_dir).expanduser() if run_dir else (root or runs_root()) / notebook / f"{profile}-seed{seed}-{key}"
 
 
-def settings_of(notebook: str, profile: str = "", **parameters) -> dict:
+def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
     """The settings of a notebook under a profile, with `parameters` laid over them; checked by name and type.
 
     A parameter of -1 or "" means "as the profile says", so a notebook can declare all of them with plain types.
@@ -90,9 +90,13 @@ def start(notebook: str, *, profile: str = "", seed: int = 0, run_dir: str = "",
     """Check every parameter, seed the random numbers, open the run folder; refuse early what would fail late."""
     refuse_unknown_injected({"profile", "seed", "run_dir", *parameters})
     settings = settings_of(notebook, profile, **parameters)
+    return Run(notebook, settings.pop("profile"), checked_seed(seed), settings, run_dir)
+
+
+def checked_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a whole number from 0 on, not {seed!r}")
-    return Run(notebook, settings.pop("profile"), seed, settings, run_dir)
+    return seed
 
 
 def refuse_unknown_injected(declared: set[str]) -> None:

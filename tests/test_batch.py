@@ -1,10 +1,19 @@
 """Batch runs with real papermill processes: parameters arrive as numbers, failures and killed kernels are told from successes."""
+import asyncio
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 import nbformat
+import psutil
 import pytest
 
 from kdlib import batch
+from kdlib.__main__ import main
 
 PARAMETERS = """profile: str = ""
 seed: int = 0
@@ -60,16 +69,158 @@ def test_a_sweep_skips_what_is_done_and_goes_on_after_a_failure(notebook, tmp_pa
     grid = {"method": ["ce", "kd"], "seed": [0, 1]}
     assert batch.sweep(path, grid, "smoke") == batch.FAILED
     told = capsys.readouterr().out
-    assert "3 of 4 points have a record" in told and "failed: method=ce seed=0" in told and "a bad point" in told
+    assert "3 of 4 points have a record" in told and "failed: method=ce seed=0: AssertionError: a bad point" in told
     assert batch.sweep(path, {"method": ["kd"], "seed": [0, 1]}, "smoke") == batch.OK
     assert capsys.readouterr().out.count("finished earlier") == 2
     records = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/*/record.json")]
     assert sorted((r["settings"]["method"], r["seed"]) for r in records) == [("ce", 1), ("kd", 0), ("kd", 1)]
 
 
-def test_a_grid_with_a_wrong_name_runs_nothing(notebook):
-    with pytest.raises(ValueError, match="did you mean 'temperature'"):
-        batch.sweep(notebook("run.finish()"), {"temperatur": [2.0]}, "smoke")
+MEET = """import os, pathlib, time
+place = pathlib.Path(os.environ["MEET"])
+(place / str(run.seed)).touch()
+until = time.time() + 120
+while len(list(place.iterdir())) < 5 and time.time() < until:
+    time.sleep(0.05)
+run.record(met=len(list(place.iterdir())), threads=os.environ.get("OMP_NUM_THREADS", "none"), rate=run.settings.learning_rate)"""
+
+
+def test_five_points_at_a_time_share_the_cores(notebook, tmp_path, monkeypatch, capsys):
+    (tmp_path / "meet").mkdir()
+    monkeypatch.setenv("MEET", str(tmp_path / "meet"))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(batch, "_cores", lambda: 11)
+    path = notebook(MEET, "run.finish()")
+    broken = batch._place(path, "smoke", {"seed": 3, "learning_rate": 0.5})[1] / "record.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text('{"noteb')                                # no record: this point is run again
+    assert batch.sweep(path, {"seed": range(5)}, "smoke", parameters={"learning_rate": 0.5}, jobs=5) == batch.OK, capsys.readouterr().out
+    results = [json.loads(p.read_text())["results"] for p in (tmp_path / "runs").glob("*/*/record.json")]
+    assert results == [{"met": 5, "threads": "2", "rate": 0.5}] * 5
+    told = capsys.readouterr()
+    assert told.out.count("\n") == 6 and "[5/5]" in told.out and "5 of 5 points have a record" in told.out
+    assert told.err == "", "no bar where stderr is no terminal"
+
+
+def test_the_threads_that_the_user_chose_are_kept_and_one_point_takes_all_cores(notebook, monkeypatch, tmp_path):
+    path = notebook("import os; run.record(threads=os.environ.get('OMP_NUM_THREADS', 'none'))", "run.finish()")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert batch.run_notebook(path, "smoke", threads=2).record["results"] == {"threads": "7"}
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert batch.sweep(path, {"seed": [1]}, "smoke", jobs=4) == batch.OK
+    assert json.loads(next((tmp_path / "runs").glob("*/smoke-seed1*/record.json")).read_text())["results"] == {"threads": "none"}
+
+
+def test_a_kernel_starts_although_every_port_that_was_free_before_is_taken_meanwhile():
+    from kdlib.kernel import KernelManager, port_names
+    thieves = []
+
+    class Robbed(KernelManager):
+        async def _async_launch_kernel(self, command, **kw):
+            for port in filter(None, (getattr(self, name) for name in port_names)):
+                thieves.append(socket.create_server((self.ip, port)))
+            await super()._async_launch_kernel(command, **kw)
+
+    async def start():
+        manager = Robbed(kernel_name="python3")
+        await manager.start_kernel()
+        client = manager.client()
+        client.start_channels()
+        try:
+            await client.wait_for_ready(timeout=120)
+            return [getattr(manager, name) for name in port_names], json.load(open(manager.connection_file))
+        finally:
+            client.stop_channels()
+            await manager.shutdown_kernel(now=True)
+    ports, told = asyncio.run(start())
+    assert len(set(ports)) == 5 and 0 not in ports and [told[name] for name in port_names] == ports
+    assert not thieves, "no port was named before the kernel had it"
+
+
+HANG = """import os, pathlib, time
+if run.seed:
+    pathlib.Path(os.environ["MEET"], str(os.getpid())).touch()
+    time.sleep(600)"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE         # a container may have nobody to bury orphans
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_the_kernels_and_says_what_is_finished(notebook, tmp_path, sent):
+    meet = tmp_path / "meet"
+    meet.mkdir()
+    command = [sys.executable, "-m", "kdlib", "sweep", str(notebook(HANG, "run.finish()")), "--grid", "seed=0,1,2,3", "--jobs", "2",
+               "--profile", "smoke"]
+    sweep = subprocess.Popen(command, env=os.environ | {"MEET": str(meet)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.time() + 120
+    while len(list(meet.iterdir())) < 2 and time.time() < until:
+        time.sleep(0.05)
+    kernels = [int(p.name) for p in meet.iterdir()]
+    sweep.send_signal(sent)
+    out, err = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130 and len(kernels) == 2 and not any(map(alive, kernels))
+    assert "1 of 4 points have a record" in out and "[1/4] seed=0" in out and "failed" not in out and "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
+def test_a_terminal_shows_a_bar(notebook):
+    path = notebook("run.finish()")
+    for seed in (0, 1):
+        folder = batch._place(path, "smoke", {"seed": seed})[1]
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps(dict.fromkeys(("notebook", "profile", "seed", "settings", "results"), {})))
+    import termios
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    done = subprocess.run([sys.executable, "-m", "kdlib", "sweep", str(path), "--grid", "seed=0,1", "--profile", "smoke"],
+                          stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert done.returncode == 0 and "100%" in shown and "2/2" in shown
+    assert done.stdout.splitlines() == ["[1/2] seed=0: finished earlier", "[2/2] seed=1: finished earlier", "2 of 2 points have a record"]
+
+
+@pytest.mark.parametrize("grid, more, sentence", [
+    ({"temperatur": [2.0]}, {}, "did you mean 'temperature'"),
+    ({"learning_rate": ["fast"]}, {}, "learning_rate must be float"),
+    ({"seed": [0, -1]}, {}, "seed must be a whole number"),
+    ({"profile": ["smoke"]}, {}, "unknown parameter 'profile'"),
+    ({"method": ["kd"], "seed": []}, {}, "axis 'seed' has no values"),
+    ({"method": "kd"}, {}, "axis 'method' has no values"),
+    ({"seed": [0, 1, 0]}, {}, "'seed=0' and 'seed=0' share the run folder"),
+    ({"method": ["kd", "ce"], "learning_rate": [2e-5, 2.0e-5]}, {}, "share the run folder"),
+    ({"learning_rate": [5e-4, -1]}, {}, "'learning_rate=0.0005' and 'learning_rate=-1' share"),       # -1: as the profile says
+    ({"seed": [0, 1]}, {"parameters": {"run_dir": "here"}}, "no run_dir for a whole grid"),
+    ({"seed": [0, 1]}, {"parameters": {"seed": 1}}, "'seed' is an axis of the grid and a fixed parameter too"),
+    ({"seed": [0, 1]}, {"parameters": {"temperatur": 1.0}}, "did you mean 'temperature'"),
+    ({"seed": [0, 1]}, {"jobs": 0}, "jobs must be 1 or more"),
+])
+def test_a_wrong_grid_runs_nothing(notebook, fresh_runs, grid, more, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        batch.sweep(notebook("run.finish()"), grid, "smoke", **more)
+    assert not fresh_runs.exists()
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--grid", "seed="], "--grid seed=: a value is missing"),
+    (["--grid", "seed=,"], "a value is missing"),
+    (["--grid", "seed=0,1,"], "a value is missing"),
+    (["--grid", "seed=0", "--grid", "seed=1"], "--grid seed=… is given twice"),
+    (["--grid", "seed=0,0"], "share the run folder"),
+    (["--grid", "learning_rate=2e-5,2.0e-5"], "share the run folder"),
+    (["--grid", "seed=0", "-p", "alpha=0.5", "-p", "alpha=0.9"], "-p alpha=… is given twice"),
+    (["--grid", "sed=0"], "unknown parameter 'sed'"),
+])
+def test_a_wrong_command_runs_nothing_and_says_why(notebook, fresh_runs, capsys, options, sentence):
+    assert main(["sweep", str(notebook("run.finish()")), "--profile", "smoke", *options]) == 2
+    assert sentence in capsys.readouterr().err and not fresh_runs.exists()
 
 
 def test_notebooks_are_found_by_number_and_name():

@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,32 @@ def test_one_row_a_run(fresh_runs):
     assert {"notebook", "profile", "method", "temperature", "macro_f1", "seconds", "peak_gb", "commit"} <= set(table.columns)
     assert "history" not in table.columns, "a list is no cell"
     assert len(results.load()) == 5 and len(results.load(NOTEBOOK)) == 4 and len(results.load("06_none")) == 0
+
+
+def test_a_row_tells_what_the_run_cost_and_with_which_versions():
+    costs = {"teacher_seconds": 4.5, "samples_per_second": 120.0, "guesses": "0120"}
+    table = results.frame([record(0, results={"accuracy": 0.8, **costs}, versions={"python": "3.11.7", "torch": "2.13.0"}), record(1)])
+    assert table.loc[0, ["teacher_seconds", "samples_per_second", "torch", "python"]].tolist() == [4.5, 120.0, "2.13.0", "3.11.7"]
+    assert table.loc[1, ["teacher_seconds", "torch"]].isna().all() and "guesses" not in table, "2,000 digits are no cell"
+
+
+def test_a_name_used_twice_means_the_same_in_every_row():
+    one = record(0, settings={"rows": 0, "seconds": 9.0}, results={"rows": 1569, "accuracy": 0.8, "torch": 1}, versions={"torch": "2.13.0"})
+    two = record(1, settings={"rows": 5}, results={"accuracy": 0.9}, versions={"torch": "2.6.0"})
+    table = results.frame([one, two])
+    assert table["rows"].tolist() == [0, 5] and table["rows_result"].tolist()[0] == 1569
+    assert table["seconds"].tolist()[0] == 9.0 and table["seconds_run"].tolist() == [3.0, 3.0]
+    assert table["torch"].tolist()[0] == 1 and table["torch_version"].tolist() == ["2.13.0", "2.6.0"]
+
+
+def test_guesses_as_a_digit_a_row():
+    kept = record(results={"guesses": results.pack(np.array([0, 2, 1, 1]))})
+    assert kept["results"]["guesses"] == "0211" and results.guesses(json.loads(json.dumps(kept))).tolist() == [0, 2, 1, 1]
+    for wrong in ([10], [-1]):
+        with pytest.raises(ValueError, match="0 to 9"):
+            results.pack(wrong)
+    with pytest.raises(KeyError):
+        results.guesses(record())
 
 
 def test_runs_of_another_folder(tmp_path, fresh_runs):
@@ -133,12 +160,111 @@ for i in range(20):
 
 def test_eight_processes_writing_at_once_lose_no_record(fresh_runs):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(fresh_runs), str(i)]) for i in range(8)]
-    while any(w.poll() is None for w in writers):
-        table = results.load(NOTEBOOK)                              # a reader in between never sees half a record (it would warn)
+    shared = fresh_runs / NOTEBOOK / "shared" / "record.json"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")                              # a reader in between never meets half a record
+        while any(w.poll() is None for w in writers):
+            results.load(NOTEBOOK)
+            assert not shared.exists() or len(set(results.read(shared)["results"]["text"])) == 1
     assert [w.returncode for w in writers] == [0] * 8
     table = results.load(NOTEBOOK)
     assert len(table) == 161 and table.groupby("who").size().drop(-1).tolist() == [20] * 8
-    assert not list(fresh_runs.rglob("*.new"))
+    assert len(results.read(shared)["results"]["text"]) == 20000 and not list(fresh_runs.rglob("*.new"))
+
+
+def slow_bootstrap(score, a, b, draws, seed):
+    """score(a or b of one seed, rows) → a number; a, b (seeds, rows). Loops, indices, no counts: independent of kdlib's."""
+    draw, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        rows, seeds = draw.integers(0, a.shape[1], a.shape[1]), draw.integers(0, len(a), len(a))
+        found.append(np.mean([score(a[s], rows) - score(b[s], rows) for s in seeds]))
+    return np.quantile(found, [0.025, 0.975])
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+@pytest.mark.parametrize("kind", ["right or wrong", "log p"])
+def test_the_bootstrap_agrees_with_a_loop_over_draws(seeds, kind):
+    draw = np.random.default_rng(1)
+    a, b = draw.normal(0.3, 1, (seeds, 150)) + draw.normal(0, 1, 150), draw.normal(0, 1, (seeds, 150)) + draw.normal(0, 1, (seeds, 1))
+    a, b = (a > 0, b > 0) if kind == "right or wrong" else (a, b)
+    found = results.bootstrap(a, b, draws=6000)
+    slow = slow_bootstrap(lambda scores, rows: scores[rows].mean(), a, b, 6000, seed=9)
+    assert found.mean == pytest.approx(a.mean() - b.mean()) and found.n == 150
+    assert (found.low, found.high) == pytest.approx(tuple(slow), abs=0.05 * (slow[1] - slow[0]))
+    assert found == results.bootstrap(a, b, draws=6000)
+    assert kind != "log p" or found != results.bootstrap(a, b, draws=6000, seed=1)
+    narrow = results.bootstrap(a, b, draws=6000, level=0.5)
+    assert found.low < narrow.low < narrow.high < found.high
+    if seeds == 1:
+        assert results.bootstrap(a[0], b[0], draws=6000) == found
+
+
+def guessed(seeds, rows, classes, seed=0):
+    """labels (rows,), two students' guesses (seeds, rows), right in some 80 and 70 of 100 rows."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, classes, rows)
+    student = lambda share: np.where(draw.random((seeds, rows)) < share, labels, draw.integers(0, classes, (seeds, rows)))
+    return labels, student(0.75), student(0.6)
+
+
+@pytest.mark.parametrize("name, seeds, classes", [("macro_f1", 1, 3), ("macro_f1", 3, 3), ("binary_f1", 1, 2), ("accuracy", 2, 3)])
+def test_metrics_of_resampled_confusion_counts_agree_with_scikit_learn(name, seeds, classes):
+    from sklearn.metrics import accuracy_score, f1_score
+    score = {"macro_f1": lambda y, p: f1_score(y, p, average="macro"), "binary_f1": f1_score, "accuracy": accuracy_score}[name]
+    labels, a, b = guessed(seeds, 120, classes)
+    found = results.bootstrap_metric(name, a, b, labels, draws=4000)
+    slow = slow_bootstrap(lambda guesses, rows: score(labels[rows], guesses[rows]), a, b, 600, seed=9)
+    assert found.mean == pytest.approx(np.mean([score(labels, x) for x in a]) - np.mean([score(labels, x) for x in b]))
+    assert (found.low, found.high) == pytest.approx(tuple(slow), abs=0.12 * (slow[1] - slow[0])) and found.n == 120
+
+
+def test_f1_of_small_samples_where_classes_are_missing():
+    from sklearn.metrics import confusion_matrix, f1_score
+    draw = np.random.default_rng(0)
+    for _ in range(60):
+        y, p = draw.integers(0, 4, (2, 5))
+        counts = confusion_matrix(y, p, labels=range(4))[None]
+        assert results.METRICS["macro_f1"](counts)[0] == pytest.approx(f1_score(y, p, average="macro"))
+        assert results.METRICS["binary_f1"](counts)[0] == pytest.approx(f1_score(y == 1, p == 1, zero_division=0))
+
+
+def test_accuracy_is_a_mean_over_rows_and_so_both_ways_agree():
+    labels, a, b = guessed(3, 400, 3)
+    rows = results.bootstrap(a == labels, b == labels)
+    counts = results.bootstrap_metric(lambda confusion: np.trace(confusion, axis1=1, axis2=2) / confusion.sum((1, 2)), a, b, labels)
+    assert counts.mean == pytest.approx(rows.mean) and (counts.low, counts.high) == pytest.approx((rows.low, rows.high), abs=0.004)
+
+
+@pytest.mark.parametrize("name", ["right or wrong", "macro_f1"])
+def test_two_students_alike_are_told_apart_in_five_of_a_hundred_tests(name):
+    draw, wrong = np.random.default_rng(5), 0
+    for i in range(300):
+        if name == "macro_f1":
+            labels, a, b = guessed(1, 200, 3, seed=i)
+            b = np.where(draw.random(200) < 0.75, labels, draw.integers(0, 3, 200))
+            wrong += results.bootstrap_metric(name, a[0], b, labels, draws=500).verdict == "excludes 0"
+        else:
+            wrong += results.bootstrap(draw.random(200) < 0.8, draw.random(200) < 0.8, draws=500).verdict == "excludes 0"
+    assert 0.02 * 300 <= wrong <= 0.09 * 300
+
+
+def test_what_cannot_be_compared_row_by_row_is_refused():
+    ones = np.ones(5)
+    for a, b, said in ((ones, np.ones(4), "one shape"), (np.ones((2, 5)), ones, "one shape"), (np.ones((1, 1, 5)), np.ones((1, 1, 5)), "one shape"),
+                       ([], [], "no rows"), (np.ones((0, 5)), np.ones((0, 5)), "no rows"), (ones * np.nan, ones, "NaN"), (ones, ones * np.inf, "not finite")):
+        with pytest.raises(ValueError, match=said):
+            results.bootstrap(a, b)
+        with pytest.raises(ValueError, match=said):
+            results.bootstrap_metric("macro_f1", a, b, np.ones(np.shape(b)[-1], int))
+    for level, draws in ((95, 10), (0.95, 0)):
+        with pytest.raises(ValueError, match="level between 0 and 1"):
+            results.bootstrap(ones, ones, draws=draws, level=level)
+    with pytest.raises(ValueError, match="labels of shape"):
+        results.bootstrap_metric("macro_f1", ones, ones, np.ones(4, int))
+    with pytest.raises(ValueError, match="classes"):
+        results.bootstrap_metric("macro_f1", ones / 2, ones, np.ones(5, int))
+    assert results.bootstrap([1.0], [0.0]).verdict == "one row: nothing is shown"
+    assert results.bootstrap(ones, ones) == (0, 0, 0, 5, "includes 0: not shown")
 
 
 HEAVY = ("torch", "transformers", "datasets", "evaluate", "sklearn", "accelerate")
