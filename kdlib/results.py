@@ -131,15 +131,21 @@ def paired(runs: pd.DataFrame, a: str, b: str, metric: str, by: str = "method") 
 
     The interval is over seeds (data order, dropout), not over rows: it says whether another seed would agree.
     """
-    from scipy.stats import t
     one, two = (runs[runs[by] == name].groupby("seed")[metric].mean() for name in (a, b))
     gaps = (one - two).dropna()
-    if not len(gaps):
-        return None
-    if len(gaps) < 2:
-        return Difference(gaps.iloc[0], -np.inf, np.inf, 1, "one seed: nothing is shown")
-    half = t.ppf(0.975, len(gaps) - 1) * gaps.std() / np.sqrt(len(gaps))
-    return _difference(gaps.mean(), gaps.mean() - half, gaps.mean() + half, len(gaps))
+    return interval(gaps) if len(gaps) else None
+
+
+def interval(values) -> Difference:
+    """The mean of a few numbers, one a seed, with its 95 % interval (Student's t); with one number nothing is shown."""
+    from scipy.stats import t
+    values = np.asarray(values, dtype=float)
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"an interval needs numbers, at least one, not {values}")
+    if len(values) == 1:
+        return Difference(values[0], -np.inf, np.inf, 1, "one seed: nothing is shown")
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return _difference(values.mean(), values.mean() - half, values.mean() + half, len(values))
 
 
 def bootstrap(a, b, *, draws: int = 10_000, seed: int = 0, level: float = 0.95) -> Difference:
