@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help install course lab test test-all test-newest figures real bench notebooks clean
 help:
-	@echo "make course     notebooks 00-04, headless      make lab      JupyterLab with the course"
+	@echo "make course     the notebooks, headless       make lab      JupyterLab with the course"
 	@echo "make test       the tests                      make test-all the slow rest"
 	@echo "make figures    redraw the slide figures       make real     fetch real rows (needs internet)"
 	@echo "make bench      speed and memory               make clean    delete runs/ and caches"

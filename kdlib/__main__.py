@@ -1,6 +1,6 @@
 """python -m kdlib COMMAND: everything that make does, on any system.
 
-    course   run notebooks 00-04 headless and say where the results are
+    course   run the notebooks headless and say where the results are
     run      run one notebook            sweep    run a grid of parameters, --jobs N at a time
     train    distil from the command line (torchrun works)
     figures  redraw the slide figures    store    keep my records as reference results
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     profile = dict(default="", help="smoke, laptop (default), lab or full")
 
-    course = commands.add_parser("course", help="run notebooks 00-04 headless")
+    course = commands.add_parser("course", help="run the notebooks headless")
     course.add_argument("--profile", **profile)
     course.add_argument("notebooks", nargs="*", help="some of them (default: all)")
     course.add_argument("--inplace", action="store_true", help="keep the outputs in notebooks/ (fresh runs, for committing)")
