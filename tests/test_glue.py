@@ -196,3 +196,27 @@ def test_bleu_and_chrf_are_sacrebleus():
     assert abs(found["bleu"] - sacrebleu.corpus_bleu(said, columns).score) < 1e-12
     assert "nrefs:2" in found["bleu_signature"] and "tok:13a" in found["bleu_signature"]
     assert abs(metrics.Chrf().compute(predictions=said, references=references)["chrf"] - sacrebleu.corpus_chrf(said, columns).score) < 1e-12
+
+
+def test_calibration_against_a_loop_and_a_model_that_knows_its_odds():
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(3000, 3)) * 2
+    soft = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array([draw.choice(3, p=row) for row in soft])             # drawn from its own soft targets: calibrated
+    found = glue.calibration(logits, labels)
+    bins = {}
+    for row, label in zip(soft, labels):
+        bins.setdefault(min(int(row.max() * 10), 9), []).append((row.max(), row.argmax() == label))
+    by_hand = sum(abs(np.mean([c for c, _ in rows]) - np.mean([r for _, r in rows])) * len(rows) / 3000 for rows in bins.values())
+    assert found.ece == pytest.approx(by_hand, abs=1e-12) and found.ece < 0.03
+    assert sum(entry["count"] for entry in found.bins) == 3000 and len(found.bins) == len(bins)
+    sure = glue.calibration(logits * 5, labels)
+    assert sure.ece > 0.15 and all(entry["confidence"] > entry["accuracy"] for entry in sure.bins if entry["count"] > 100)
+    modest = glue.calibration(logits / 5, labels)
+    assert modest.ece > 0.15
+
+
+@pytest.mark.parametrize("logits, labels, bins", [(np.zeros((3, 2)), [0, 1], 10), (np.zeros((0, 2)), [], 10), (np.zeros((3, 2)), [0, 1, 0], 0)])
+def test_calibration_of_nothing_is_refused(logits, labels, bins):
+    with pytest.raises(ValueError, match="as many labels as rows"):
+        glue.calibration(logits, labels, bins)

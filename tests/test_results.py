@@ -298,3 +298,15 @@ def test_the_versions_that_move_a_number():
     found = results.versions()
     assert set(found) >= {"python", "torch", "transformers", "numpy"} and json.dumps(found)
     assert 0.01 < results.peak_memory_gb() < 100
+
+
+def test_an_interval_is_students(fresh_runs):
+    from scipy import stats
+    values = [0.3, -0.1, 0.4, 0.2]
+    found = results.interval(values)
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (found.low, found.high, found.n) == (pytest.approx(low), pytest.approx(high), 4) and found.verdict.startswith("includes 0")
+    assert results.interval([0.3]).verdict == "one seed: nothing is shown"
+    for wrong in ([], [0.1, float("nan")]):
+        with pytest.raises(ValueError, match="needs numbers"):
+            results.interval(wrong)
