@@ -65,12 +65,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE")
 
     sweep = commands.add_parser("sweep", help="run every point of a grid; finished points are skipped", description=(
-        "Run a notebook once a point of the grid. Finished points are skipped, so the same command goes on after an interruption; "
-        "a failed point stops no other one and makes the exit code 1."))
+        "Run a notebook once a point of the grid. Finished points are skipped, so the same command goes on after an "
+        "interruption; a failed point stops no other one and makes the exit code 1."))
     sweep.add_argument("notebook")
     sweep.add_argument("--profile", **profile)
-    sweep.add_argument("--grid", action="append", type=axis, required=True, metavar="NAME=V1,V2,…", help="once for each parameter")
-    sweep.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE", help="the same for all points")
+    sweep.add_argument("--grid", action="append", type=axis, required=True, metavar="NAME=V1,V2,…",
+                       help="an axis; once for each parameter that varies")
+    sweep.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE",
+                       help="a parameter that is the same for all points")
     sweep.add_argument("--jobs", type=int, default=1, metavar="N",
                        help="points at a time; each gets cores/N threads unless OMP_NUM_THREADS is set (default: 1)")
 

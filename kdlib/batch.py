@@ -161,7 +161,8 @@ def refresh(path: Path, profile: str) -> int:
     return done.returncode
 
 
-def sweep(notebook: str | Path, grid: dict[str, list], profile: str = "", *, parameters: dict | None = None, jobs: int = 1) -> int:
+def sweep(notebook: str | Path, grid: dict[str, list], profile: str = "", *, parameters: dict | None = None,
+          jobs: int = 1) -> int:
     """Every point of the grid, `jobs` at a time; finished points are skipped, failed ones told at the end. The exit code.
 
     `parameters` are the same for all points. Raises ValueError before anything runs (see `_points`). Ctrl-C ends what is
@@ -196,13 +197,16 @@ def sweep(notebook: str | Path, grid: dict[str, list], profile: str = "", *, par
             say("interrupted; the same command goes on from here")
             raise
         finally:
-            say(f"{sum(map(_finished, points))} of {len(points)} points have a record" + "".join(f"\nfailed: {f}" for f in failed))
+            say(f"{sum(map(_finished, points))} of {len(points)} points have a record")
+            for told in failed:
+                say(f"failed: {told}")
     return FAILED if failed else OK
 
 
 def _points(path: Path, grid: dict[str, list], profile: str, fixed: dict) -> dict[Path, tuple[str, dict]]:
     """{folder: (name, parameters)}. ValueError for an unknown or mistyped parameter, an empty axis, two points in one folder."""
-    grid = {axis: list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [] for axis, values in grid.items()}
+    several = lambda values: isinstance(values, Iterable) and not isinstance(values, str)
+    grid = {axis: list(values) if several(values) else [] for axis, values in grid.items()}
     for axis, values in grid.items():
         if not values:
             raise ValueError(f"the grid's axis {axis!r} has no values: give it a list of at least one")

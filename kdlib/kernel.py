@@ -43,8 +43,8 @@ class KernelManager(AsyncKernelManager):
             await asyncio.sleep(0.05)
             try:
                 self.load_connection_file()                     # sets the ports that are still 0
-            except (json.JSONDecodeError, FileNotFoundError):
-                pass                                            # the kernel is writing it: it removes the old file first
+            except (OSError, json.JSONDecodeError):
+                pass                                            # the kernel is writing it: removed, empty, or half there
 
 
 class Engine(NBClientEngine):
