@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     store = commands.add_parser("store", help="collect my records of a notebook into data/results")
     store.add_argument("notebook")
     store.add_argument("profile")
+    store.add_argument("--name", default="", help="of the file, where a sweep should stand beside the profile's own")
 
     get = commands.add_parser("get", help="fetch real rows, votes and a small pretrained BERT")
     get.add_argument("what", choices=["real"])
@@ -151,7 +152,7 @@ def _figures(given) -> int:
 
 def _store(given) -> int:
     from . import results
-    print(results.store(given.notebook, given.profile))
+    print(results.store(given.notebook, given.profile, name=given.name))
     return 0
 
 

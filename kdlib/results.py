@@ -264,12 +264,15 @@ def compare(record: dict, metrics: list[str], against: list[dict]) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def store(notebook: str, profile: str, root: Path | None = None) -> Path:
-    """Collect my records of a notebook and profile into data/results, one line a record: how reference results are made."""
+def store(notebook: str, profile: str, root: Path | None = None, name: str = "") -> Path:
+    """Collect my records of a notebook and profile into data/results: how reference results are made.
+
+    name: of the file, where a sweep should stand beside the profile's own ("lab_temperature"); `reference` reads it by this name.
+    """
     found = records(notebook, profile, root)
     if not found:
         raise FileNotFoundError(f"no records of {notebook} under profile {profile} in {root or runs_root()}")
-    path = DATA / "results" / notebook / f"{profile}.json"
+    path = DATA / "results" / notebook / f"{name or profile}.json"
     newest = max(found, key=lambda r: r.get("finished", ""))
     found = [r if r is newest else {**r, "tables": {}} for r in found]           # figures are redrawn from the newest run's
     found.sort(key=lambda r: (json.dumps(r["settings"], sort_keys=True), r["seed"]))

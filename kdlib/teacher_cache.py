@@ -37,6 +37,7 @@ from .losses import TopK
 from .results import versions
 from .run import runs_root, write_json
 
+FORMAT = 1                              # of what is kept: another number, another cache
 SPEAK_EVERY = 20.0                      # seconds between two lines of progress
 
 
@@ -47,7 +48,7 @@ def build(teacher, rows, tokenizer, *, topk: int = 0, temperatures: tuple[float,
     topk: 0 for a classifier; for a causal language model, how many words to keep of each position that `labels` does not
     mask (all, without labels). temperatures: those at which the lumped tail will be right. dtype: of what is kept.
     root: default `teacher_cache/` beside the run folders. ValueError for arguments that make no sense, OSError when the
-    disk is too small (before the first question) or fills up (finished shards stay and are used next time).
+    disk is too small (seen with the first shard) or fills up later (finished shards stay and are used next time).
     """
     vocabulary = teacher.config.vocab_size
     if not isinstance(topk, int) or not 0 <= topk <= vocabulary:
@@ -59,8 +60,8 @@ def build(teacher, rows, tokenizer, *, topk: int = 0, temperatures: tuple[float,
     if not len(rows):
         raise ValueError("there are no rows to ask the teacher about")
     keys = row_keys(rows)
-    key = {"teacher": weights_hash(teacher), "tokenizer": tokenizer_hash(tokenizer), "rows": _sha(keys.tobytes()), "dtype": dtype,
-           "shard_rows": shard_rows} | ({"topk": topk, "temperatures": sorted(map(float, temperatures))} if topk else {})
+    key = {"format": FORMAT, "teacher": weights_hash(teacher), "tokenizer": tokenizer_hash(tokenizer), "rows": _sha(keys.tobytes()),
+           "dtype": dtype, "shard_rows": shard_rows} | ({"topk": topk, "temperatures": sorted(map(float, temperatures))} if topk else {})
     name = _sha(json.dumps(key, sort_keys=True).encode())
     folder = Path(root or runs_root() / "teacher_cache").expanduser() / name
     folder.mkdir(parents=True, exist_ok=True)
