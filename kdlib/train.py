@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import HfArgumentParser
 
-from . import glue, models
+from . import glue, models, teacher_cache
 from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
 
 
@@ -27,6 +27,7 @@ class DataAndModels:
     train_rows: int = field(default=0, metadata={"help": "0: all"})
     validation_rows: int = field(default=0, metadata={"help": "0: all"})
     max_length: int = field(default=128, metadata={"help": "tokens a pair"})
+    cache: bool = field(default=False, metadata={"help": "keep the teacher's answers on disk: the next run does not ask it again"})
 
 
 def main(arguments: list[str]) -> int:
@@ -49,8 +50,9 @@ def main(arguments: list[str]) -> int:
     if args.alpha > 0:                                  # names can be right and the order still wrong: ask the rows
         some, collator = rows[task.validation].select(range(min(500, len(rows[task.validation])))), glue.collator(tokenizer)
         models.check_label_order(teacher_logits(teacher, some, collator), some["labels"], task.labels)
+    caches = [teacher_cache.build(teacher, part, tokenizer) for part in rows.values()] if given.cache and args.alpha > 0 else None
     trainer = DistillationTrainer(
-        student, args, teacher=teacher, train_dataset=rows["train"], eval_dataset=rows[task.validation],
+        student, args, teacher=None if caches else teacher, teacher_cache=caches, train_dataset=rows["train"], eval_dataset=rows[task.validation],
         data_collator=glue.collator(tokenizer), compute_metrics=glue.compute_metrics)
     trainer.fit()
     metrics = trainer.evaluate()

@@ -69,6 +69,16 @@ def test_a_student_of_its_own(place, tmp_path, capsys):
     assert main(command(place, tmp_path / "second", layers=None, student=tmp_path / "first", num_train_epochs=1)) == 0
 
 
+def test_with_the_teachers_answers_from_disk(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
+    assert main(command(place, tmp_path / "live", optim="sgd")) == 0
+    live = check_student(tmp_path / "live", capsys.readouterr().out)
+    for told in ("96 of 96 rows asked for", "all 96 rows were answered before"):
+        assert main(command(place, tmp_path / "cached", optim="sgd", cache=True)) == 0
+        printed = capsys.readouterr().out
+        assert told in printed and tiny.difference(live, check_student(tmp_path / "cached", printed)) <= 1e-6
+
+
 @pytest.mark.parametrize("changes, hint", [
     (dict(layers=None), "--layers .* or --student"), (dict(task="sst2"), "mnli, qqp"), (dict(alpha=1.5), "soft loss"),
     (dict(temperature=0), "temperature"), (dict(layers="0,7"), "layers"), (dict(task="qqp"), "3 classes apart, the task has 2")])
