@@ -85,33 +85,66 @@ def training() -> None:
     row("batches of random rows, an epoch", f"{min(epoch(encoded, 0.0, sampler=False) for _ in range(3)) / ce:.2f} ×", "batches of rows of like length")
 
 
-def sweeps(rows_wanted: int = 256) -> None:
+def sweeps(count: int = 256) -> None:
     """One student's epoch as the field's best-known recipe runs it, and as a sweep over a teacher cache does.
 
     Baseline: the recipe of *Natural Language Processing with Transformers*, ch. 8, in our words: the teacher answers live in
     `compute_loss`, every pair is padded to 128 tokens, batches are random. Teacher 6 layers, student 3, both 384 wide (as
-    MiniLM; untrained here, which costs the same). Ceiling: padding × (6 + 3·3) / (3·3) layers' products a token.
+    MiniLM, untrained: that costs the same). Second epochs are compared. Real MNLI rows where KD_REAL has them.
     """
-    import os
     import tempfile
 
     import torch
-    import torch.nn.functional as F
-    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, default_data_collator
+    from transformers import default_data_collator
 
-    from . import corpora, glue, models, teacher_cache, trainer
-    real = os.environ.get("KD_REAL")
-    try:
-        tokenizer, source = models.load_tokenizer("sentence-transformers/all-MiniLM-L6-v2"), "nyu-mll/glue" if real else None
-    except OSError:
-        tokenizer, source = None, None
-    if source is None:
+    from . import glue, teacher_cache, trainer
+    tokenizer, source, rows, teacher = _bench_pair(count)
+    padded = rows.map(lambda b: tokenizer(b["premise"], b["hypothesis"], padding="max_length", truncation=True, max_length=128), batched=True,
+                      remove_columns=[c for c in rows.column_names if c != "label"]).rename_column("label", "labels")
+    encoded, collator = glue.encode(rows, tokenizer, glue.MNLI), glue.collator(tokenizer)
+    with tempfile.TemporaryDirectory() as root:
+        start = time.perf_counter()
+        cache = teacher_cache.build(teacher, encoded, tokenizer, root=root)
+        asked = time.perf_counter() - start
+        book = min(_second_epoch(_live_teacher(teacher), teacher, padded, default_data_collator) for _ in range(2))
+        ours = min(_second_epoch(trainer.DistillationTrainer, teacher, encoded, collator, teacher_cache=cache) for _ in range(3))
+        with_answers = cache.attach(encoded)
+        fetch = lambda data: [collator([data[j] for j in range(i, min(i + 32, count))]) for i in range(0, count, 32)]
+        reading = (best(lambda: fetch(with_answers)) - best(lambda: fetch(encoded))) / ours
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    order = list(trainer.LengthGroupedSampler(lengths, 32))
+    tokens = sum(32 * -(-max(lengths[j] for j in order[i:i + 32]) // 8) * 8 for i in range(0, len(order), 32))
+    product, weights = torch.randn(1024, 1024), 3 * (4 * 384**2 + 2 * 384 * 1536)
+    rate = 2 * 1024**3 / best(lambda: product @ product, 20)
+    ceiling = 128 * count / tokens * 15 / 9
+    row("a sweep's epoch over the cache", f"{book / ours:.2f} ×", f"the live recipe's examples/s ({source}, {count} rows); goal 4, ceiling {ceiling:.2f}")
+    row("… six points of two epochs, and the pass", f"{12 * book / (12 * ours + asked):.2f} ×", "the same recipe; goal 3")
+    row("… of the GEMM rate", f"{6 * weights * tokens / ours / rate:.0%}", f"the layers' products, of {rate / 1e9:.0f} GFLOP/s; the rest: embeddings, attention, Adam")
+    row("… reading the answers", f"{max(0.0, reading):.2%}", "of an epoch; goal below 2 %")
+
+
+def _bench_pair(count: int):
+    """A tokenizer, where rows come from, rows, and a 6-layer teacher: MiniLM's tokenizer and real MNLI where they are at hand."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from . import corpora, glue, models
+    from .get import local_copy
+    if local_copy("nyu-mll/glue") and local_copy("sentence-transformers/all-MiniLM-L6-v2"):
+        tokenizer, source = models.load_tokenizer("sentence-transformers/all-MiniLM-L6-v2"), "nyu-mll/glue"
+    else:
         tokenizer, source = corpora.tokenizer("mini_nli"), "data/mini_nli"
-    rows = glue.load("mnli", source, "train", rows=rows_wanted)
     torch.manual_seed(0)
     teacher = BertForSequenceClassification(BertConfig(
         vocab_size=len(tokenizer), hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536,
         num_labels=3, id2label=dict(enumerate(glue.MNLI.labels)))).eval()
+    return tokenizer, source, glue.load("mnli", source, "train", rows=count), teacher
+
+
+def _live_teacher(teacher):
+    import torch
+    import torch.nn.functional as F
+    from transformers import Trainer
 
     class LiveTeacher(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -120,53 +153,30 @@ def sweeps(rows_wanted: int = 256) -> None:
                 said = teacher(**inputs).logits
             kd = F.kl_div(F.log_softmax(out.logits / 2, -1), F.softmax(said / 2, -1), reduction="batchmean") * 4
             return 0.5 * kd + 0.5 * out.loss
-
-    def second_epoch(kind, data, collator, **how):
-        class Clock(trainer.TrainerCallback):
-            marks = []
-
-            def on_epoch_begin(self, args, state, control, **kw):
-                self.marks.append(time.perf_counter())
-            on_epoch_end = on_epoch_begin
-
-        Clock.marks = []
-        with tempfile.TemporaryDirectory() as folder:
-            common = dict(output_dir=folder, num_train_epochs=2, per_device_train_batch_size=32, save_strategy="no", disable_tqdm=True,
-                          logging_strategy="no", report_to="none", dataloader_pin_memory=False)
-            args = TrainingArguments(**common) if kind is LiveTeacher else trainer.DistillationArguments(**common)
-            kind(models.student_from_teacher(teacher, [0, 2, 4]), args, train_dataset=data, data_collator=collator, callbacks=[Clock()], **how).train()
-        return Clock.marks[-1] - Clock.marks[-2]
-
-    padded = rows.map(lambda b: tokenizer(b["premise"], b["hypothesis"], padding="max_length", truncation=True, max_length=128), batched=True,
-                      remove_columns=[c for c in rows.column_names if c != "label"]).rename_column("label", "labels")
-    encoded = glue.encode(rows, tokenizer, glue.MNLI)
-    with tempfile.TemporaryDirectory() as root:
-        start = time.perf_counter()
-        cache = teacher_cache.build(teacher, encoded, tokenizer, root=root)
-        asked = time.perf_counter() - start
-        book = min(second_epoch(LiveTeacher, padded, default_data_collator) for _ in range(2))
-        ours = min(second_epoch(trainer.DistillationTrainer, encoded, glue.collator(tokenizer), teacher_cache=cache) for _ in range(3))
-        reading = _reading_share(cache, encoded, glue.collator(tokenizer), ours)
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    sampler = trainer.LengthGroupedSampler(lengths, 32)
-    order = list(sampler)
-    tokens = sum(32 * -(-max(lengths[j] for j in order[i:i + 32]) // 8) * 8 for i in range(0, len(order), 32))
-    product = torch.randn(1024, 1024)
-    rate = 2 * 1024**3 / best(lambda: product @ product, 20)
-    weights = 3 * (4 * 384 * 384 + 2 * 384 * 1536)
-    name = f"{source}, {len(rows)} rows"
-    row("a sweep's epoch over the cache", f"{book / ours:.2f} ×", f"examples/s of the live-teacher recipe ({name}); goal 4, ceiling {128 * len(rows) / tokens * 15 / 9:.2f}")
-    row("… six points, two epochs, the pass counted", f"{12 * book / (12 * ours + asked):.2f} ×", "the same recipe; goal 3")
-    row("… of the GEMM limit", f"{6 * weights * tokens / ours / rate:.0%}", f"layers' products / time; {rate / 1e9:.0f} GFLOP/s measured; the rest: embeddings, attention, Adam over {models.size(teacher)['parameters'] / 1e6:.0f} M weights")
-    row("… reading the cache", f"{reading:.2%}", "of a step; goal below 2 %")
+    return LiveTeacher
 
 
-def _reading_share(cache, encoded, collator, epoch_seconds: float) -> float:
-    """What the answers' column adds to fetching and collating an epoch's batches, as a share of the epoch."""
-    def fetch(rows):
-        for i in range(0, len(rows), 32):
-            collator([rows[j] for j in range(i, min(i + 32, len(rows)))])
-    return max(0.0, best(lambda: fetch(cache.attach(encoded))) - best(lambda: fetch(encoded))) / epoch_seconds
+def _second_epoch(kind, teacher, data, collator, **how) -> float:
+    """Seconds of the second of two epochs of a three-layer student."""
+    import tempfile
+
+    from transformers import TrainerCallback, TrainingArguments
+
+    from . import models, trainer
+    marks = []
+
+    class Clock(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, **kw):
+            marks.append(time.perf_counter())
+        on_epoch_end = on_epoch_begin
+
+    ours = kind is trainer.DistillationTrainer
+    with tempfile.TemporaryDirectory() as folder:
+        args = (trainer.DistillationArguments if ours else TrainingArguments)(
+            output_dir=folder, num_train_epochs=2, per_device_train_batch_size=32, save_strategy="no", disable_tqdm=True,
+            logging_strategy="no", report_to="none", dataloader_pin_memory=False)
+        kind(models.student_from_teacher(teacher, [0, 2, 4]), args, train_dataset=data, data_collator=collator, callbacks=[Clock()], **how).train()
+    return marks[-1] - marks[-2]
 
 
 def notebooks() -> None:
