@@ -19,7 +19,8 @@ import pandas as pd
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS, LINES = ["o", "s", "^", "D", "v", "P", "X"], ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
-METHODS = {"ce": "CE only", "label_smoothing": "CE, label smoothing", "shuffled": "KD, wrong classes shuffled", "kd": "KD"}
+METHODS = {"ce": "CE only", "label_smoothing": "CE, label smoothing", "shuffled": "KD, wrong classes shuffled",
+           "shuffled_doubt": "KD, doubts shuffled", "kd": "KD"}
 
 FIGURES: dict[str, Callable] = {}
 

@@ -193,7 +193,7 @@ class DistillationTrainer(Trainer):
         return self.train(resume_from_checkpoint=checkpoint)
 
 
-METHODS = ("kd", "ce", "label_smoothing", "shuffled")
+METHODS = ("kd", "ce", "label_smoothing", "shuffled", "shuffled_doubt")
 
 
 def control(method: str, logits: np.ndarray, *, alpha: float, temperature: float, smoothing: float = 0.1,
@@ -203,7 +203,8 @@ def control(method: str, logits: np.ndarray, *, alpha: float, temperature: float
     "kd": as given. "ce": alpha = 0, the hard labels alone. "label_smoothing": a teacher whose classes are all equal,
     with alpha = smoothing and T = 1, which is label smoothing up to a constant. "shuffled": each row keeps the teacher's
     top class and its probability, the other classes trade places at random: as soft as the teacher, without what it knows
-    about wrong classes. logits: (rows, classes), left untouched.
+    about wrong classes (with two classes there is one other, and nothing to trade). "shuffled_doubt": each row gets the whole
+    answer of another row with the same top class: without what the teacher knows about which rows are doubtful. logits: (rows, classes), left untouched.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
@@ -217,6 +218,11 @@ def control(method: str, logits: np.ndarray, *, alpha: float, temperature: float
         ranked = np.argsort(-logits, axis=1)                    # the first is the top class, it stays where it is
         others = np.take_along_axis(logits, ranked[:, 1:], 1)
         np.put_along_axis(logits, ranked[:, 1:], draw.permuted(others, axis=1), 1)
+    if method == "shuffled_doubt":
+        draw, top = np.random.default_rng(seed), logits.argmax(1)
+        for name in np.unique(top):
+            rows = np.flatnonzero(top == name)
+            logits[rows] = logits[draw.permutation(rows)]
     return logits, alpha, temperature
 
 

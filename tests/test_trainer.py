@@ -399,3 +399,14 @@ def test_loss_curves(tmp_path, tokenizer, encoded, teacher, student):
     curves = loss_curves(trainer.state.log_history)
     assert [(r["step"], r["split"]) for r in curves] == [(2, "train"), (3, "validation"), (4, "train"), (6, "train"), (6, "validation")]
     assert all({"ce", "kd"} <= set(r) and ("accuracy" in r) == (r["split"] == "validation") for r in curves)
+
+
+def test_shuffled_doubt_keeps_answers_and_softness_but_not_which_rows_are_doubtful():
+    logits = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32) * 3
+    given, alpha, T = control("shuffled_doubt", logits, alpha=0.7, temperature=3.0, seed=1)
+    assert (alpha, T) == (0.7, 3.0) and np.array_equal(given.argmax(1), logits.argmax(1)) and not np.array_equal(given, logits)
+    for name in (0, 1):
+        rows = logits.argmax(1) == name
+        assert np.array_equal(np.sort(given[rows], 0), np.sort(logits[rows], 0))
+    same, *_ = control("shuffled", logits, alpha=0.7, temperature=3.0)
+    assert np.array_equal(same, logits), "with two classes the wrong classes have nothing to trade"
