@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import torch
 
-from .chat import BEGIN, DATE, END, EOT, PAD, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer, with_end_token  # noqa: F401
+from .chat import (BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer,  # noqa: F401
+                   with_end_token)
 from .get import local_copy, offline_advice, probe_hub
 from .run import ROOT
 
