@@ -50,7 +50,8 @@ def compare(systems: dict[str, list[str]], references: list[str], *, samples: in
     """Paired bootstrap (Koehn 2004) with sacrebleu: every system against the first, on the same resampled sentences.
 
     One dict a system and metric: `system`, `metric`, `score`, `low` and `high` (95 %), `p` (against the first; None for it),
-    `signature`. The resampling is seeded by sacrebleu (SACREBLEU_SEED, 12345 without).
+    `signature`. The resampling is seeded by sacrebleu (SACREBLEU_SEED, 12345 without). Of a system whose texts are the
+    first's own sacrebleu says p = 1 / (samples + 1), "surely different"; here p is 1.
     """
     from sacrebleu.significance import PairedTest
     if len(systems) < 2:
@@ -58,11 +59,12 @@ def compare(systems: dict[str, list[str]], references: list[str], *, samples: in
     _check(references, *systems.values())
     signatures, found = PairedTest(list(systems.items()), {name: _metric(name, references) for name in ("BLEU", "chrF2")}, references=None,
                                    test_type="bs", n_samples=samples)()
-    rows = []
+    rows, first = [], next(iter(systems.values()))
     for metric in ("BLEU", "chrF2"):
         for system, result in zip(systems, found[metric]):
+            p = None if result.p_value is None else 1.0 if list(systems[system]) == list(first) else float(result.p_value)
             rows.append({"system": system, "metric": metric, "score": float(result.score), "low": float(result.mean - result.ci),
-                         "high": float(result.mean + result.ci), "p": None if result.p_value is None else float(result.p_value),
+                         "high": float(result.mean + result.ci), "p": p,
                          "signature": str(signatures[metric])})
     return rows
 

@@ -28,13 +28,13 @@ def test_filters_say_how_many_each_dropped(tmp_path):
     bad = [("", "Vide."), ("Only spaces.", "  "), ("Close <|eot_id|> now.", "Fermez."), ("one " * 101, "un " * 101), ("Yes.", "Oui, je le veux bien."),
            (good["en"][0].upper(), "Une autre traduction."), (None, "Rien.")]
     train = {"en": good["en"] + [b[0] for b in bad], "fr": good["fr"] + [b[1] for b in bad]}
-    held = {"en": [good["en"][3]], "fr": ["Autre chose."]}, {"en": ["Something else."], "fr": [good["fr"][4].upper()]}
+    held = {"en": [good["en"][3]], "fr": ["Autre chose que cela."]}, {"en": ["Something else was said."], "fr": [good["fr"][4].upper()]}
     folder = tiny.europarl(tmp_path, train=train, validation=held[0], test=held[1])
     pairs, dropped = translation.load(folder, "train")
     assert dropped == {"empty": 3, "special token": 1, "length": 1, "ratio": 1, "duplicate": 1, "in another split": 2, "kept": 8}
     assert pairs["en"] == [e for i, e in enumerate(good["en"]) if i not in (3, 4)] and pairs.column_names == ["en", "fr"]
     assert translation.load(folder / "en-fr", "validation").rows["en"] == held[0]["en"]
-    assert translation.load(folder, "train", max_words=4, ratio=9).dropped["length"] > 1
+    assert translation.load(folder, "train", max_words=6, ratio=9).dropped["length"] > 1
     few = translation.load(folder, "train", rows=3).rows
     assert len(few) == 3 and few["en"] == translation.load(folder, "train", rows=5).rows["en"][:3] and few["en"] != pairs["en"][:3]
 
@@ -174,7 +174,7 @@ def test_masks_with_metas_vocabulary(llama3):
 
 
 def test_truncation_cuts_the_source_and_never_the_targets_end(chat):
-    pairs = {"en": ["The president reads " + "the report " * 30 + ".", "The member."], "fr": ["Le président lit le rapport .", "Le membre."]}
+    pairs = {"en": ["The president reads" + " the report" * 30 + ".", "The member."], "fr": ["Le président lit le rapport .", "Le membre."]}
     whole, _ = translation.encode(dataset(**pairs), chat)
     length = len(whole[0]["input_ids"])
     for window in range(length + 1, length - 64, -1):
@@ -185,7 +185,7 @@ def test_truncation_cuts_the_source_and_never_the_targets_end(chat):
         assert text.count(EOT) == 3 and text.endswith(END + EOT) and text.startswith(BEGIN)
         source = text.split("user<|end_header_id|>\n\n")[1].split(EOT)[0]
         assert source and pairs["en"][0].startswith(source) and (lost > 0) == (source != pairs["en"][0])
-    short, report = translation.encode(dataset(**pairs), chat, max_length=window - 5)
+    short, report = translation.encode(dataset(**pairs), chat, max_length=len(whole[1]["input_ids"]))
     assert report["dropped"] == 1 and len(short) == 1 and len(short[0]["input_ids"]) == len(whole[1]["input_ids"])
 
 
@@ -282,7 +282,7 @@ def test_batched_generation_equals_a_loop_over_single_sentences(translator, chat
     ended = [new[-1] in stops for new in alone]
     assert out.texts == [chat.decode(new, skip_special_tokens=True) for new in alone]
     assert out.report["hit_limit"] == [i for i, yes in enumerate(ended) if not yes]
-    assert out.report["tokens"] == sum(map(len, alone)) and len(set(out.texts)) > 10
+    assert out.report["tokens"] == sum(map(len, alone)) and len(set(out.texts)) > 5
     assert sum(ended) > 15 and all(END not in text for text in out.texts)
 
 
@@ -356,7 +356,7 @@ def test_paired_bootstrap():
     rows = scores.compare({"worse": worse, "same": list(worse), "right": references, "worst": worst}, references, samples=200)
     got = {(r["system"], r["metric"]): r for r in rows}
     assert len(rows) == 8 and got["worse", "BLEU"]["p"] is None and got["worse", "BLEU"]["score"] == pytest.approx(scores.bleu(worse, references).value)
-    assert got["same", "BLEU"]["p"] > 0.9 and got["right", "BLEU"]["p"] < 0.02 and got["worst", "chrF2"]["p"] < 0.02
+    assert got["same", "BLEU"]["p"] == got["same", "chrF2"]["p"] == 1 and got["right", "BLEU"]["p"] < 0.02 and got["worst", "chrF2"]["p"] < 0.02
     assert got["worse", "BLEU"]["low"] < got["worse", "BLEU"]["score"] < got["worse", "BLEU"]["high"] and "version" in rows[0]["signature"]
     with pytest.raises(ValueError, match="two systems"):
         scores.compare({"one": worse}, references)
