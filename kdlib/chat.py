@@ -38,9 +38,9 @@ def with_end_token(tokenizer, how: str = "new"):
     """
     if how not in ("new", "reserved"):
         raise ValueError(f"how must be new or reserved, not {how!r}")
-    knows_end = _id(tokenizer, END) is not None
+    knows_end = token_id(tokenizer, END) is not None
     needed = [BEGIN, EOT, PAD] + ([RESERVED] if how == "reserved" and not knows_end else [])
-    if missing := [t for t in needed if _id(tokenizer, t) is None]:
+    if missing := [t for t in needed if token_id(tokenizer, t) is None]:
         raise ValueError(f"this tokenizer has no {', '.join(missing)}: it is not one of Llama 3's (3.1 and later have all three)")
     tokenizer = copy.deepcopy(tokenizer)
     if not knows_end and how == "new":
@@ -57,13 +57,14 @@ def with_end_token(tokenizer, how: str = "new"):
 def end_token_id(tokenizer, token: str = END) -> int:
     """The id of the end token; ValueError when the tokenizer does not know it or cuts it into pieces."""
     pieces = tokenizer(token, add_special_tokens=False)["input_ids"]
-    if _id(tokenizer, token) is None or pieces != [_id(tokenizer, token)]:
+    if token_id(tokenizer, token) is None or pieces != [token_id(tokenizer, token)]:
         raise ValueError(f"{token} is {f'{len(pieces)} pieces' if len(pieces) > 1 else 'unknown'} to this tokenizer, not one token: "
                          "a model could not be taught to end with it. Use translation.with_end_token(tokenizer).")
     return pieces[0]
 
 
-def _id(tokenizer, token: str) -> int | None:
+def token_id(tokenizer, token: str) -> int | None:
+    """The id of a token, None where the tokenizer does not know it."""
     found = tokenizer.convert_tokens_to_ids(token)                 # of an unknown token: the unknown token's id
     return None if found is None or found == tokenizer.unk_token_id else found
 

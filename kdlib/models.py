@@ -51,7 +51,8 @@ def load_causal(source: str | Path, *, revision: str | None = None, dtype: torch
     """
     source = _place(source)
     config = _hub(AutoConfig.from_pretrained, source, revision=revision)
-    if config.is_encoder_decoder or not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or ["ForCausalLM"]):
+    kinds = config.architectures or ["ForCausalLM"]
+    if config.is_encoder_decoder or not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in kinds):
         raise ValueError(f"{source} is a {', '.join(config.architectures or [config.model_type])}, not a decoder-only language model")
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     return _hub(AutoModelForCausalLM.from_pretrained, source, config=config, revision=revision, dtype=dtype).eval()
@@ -148,7 +149,8 @@ def with_lora(model: PreTrainedModel, rank: int = 16, *, alpha: int = 32, dropou
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ImportError("LoRA needs peft: pip install 'kdlib[lora]', or fine-tune the whole model") from error
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear",
+                                            task_type="CAUSAL_LM"))
 
 
 # -- a student out of the teacher's layers ---------------------------------------------------------------------------

@@ -43,7 +43,8 @@ def _score(name: str, texts: list[str], references: list[str]) -> Score:
 
 def _check(*columns: list[str]) -> None:
     if len({len(c) for c in columns}) != 1 or not columns[0]:
-        raise ValueError(f"as many texts as references (and sources) are needed, and at least one: {', '.join(str(len(c)) for c in columns)}")
+        raise ValueError("as many texts as references (and sources) are needed, and at least one; there are "
+                         + ", ".join(str(len(c)) for c in columns))
 
 
 def compare(systems: dict[str, list[str]], references: list[str], *, samples: int = 1000) -> list[dict]:
@@ -92,7 +93,8 @@ def comet(sources: list[str], texts: list[str], references: list[str], model: st
     try:
         scorer = unbabel.load_from_checkpoint(str(_checkpoint(model, unbabel)), local_files_only=_local(model) is not None)
     except Exception as error:                  # COMET raises bare Exception and KeyError for what is missing
-        return Comet(None, [], f"{model} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no text'})")
+        said = str(error).splitlines()[0] if str(error) else "no text"
+        return Comet(None, [], f"{model} could not be loaded ({type(error).__name__}: {said})")
     rows = [{"src": s, "mt": t, "ref": r} for s, t, r in zip(sources, texts, references)]
     out = scorer.predict(rows, batch_size=batch_size, gpus=int(torch.cuda.is_available()), num_workers=0, progress_bar=False)
     return Comet(float(out.system_score), [float(s) for s in out.scores], "")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from .chat import (BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer,  # noqa: F401
-                   with_end_token)
+                   token_id, with_end_token)
 from .get import local_copy, offline_advice, probe_hub
 from .run import ROOT
 
@@ -176,8 +176,8 @@ def encode(pairs, tokenizer, *, max_length: int = 256, keep: tuple[str, ...] = (
                 raise ValueError(f"a token spans the end of the prompt and the target's start: {text[begin - 20:begin + 20]!r}")
             if (over := len(ids) - max_length) > 0:
                 stop = next(j for j in range(first - 1, 0, -1) if ids[j] == eot)       # the user's turn ends here
-                room = stop - 1 - next(j for j, (_, end) in enumerate(spans) if end > text.rindex(batch["en"][i].strip() + EOT, 0, begin))
-                if over > room:                                                        # at least one token of source stays
+                source = text.rindex(batch["en"][i].strip() + EOT, 0, begin)
+                if over > stop - 1 - next(j for j, (_, end) in enumerate(spans) if end > source):       # at least one token of source stays
                     report["dropped"] += 1
                     continue
                 ids, first = ids[:stop - over] + ids[stop:], first - over
@@ -243,8 +243,7 @@ def translate(model, tokenizer, sentences: list[str], *, batch_size: int = 32, m
     A translation ends at the end token or where the turn ends. One that never ends is cut off at max_new_tokens (0: twice
     its batch's longest source and 32 more) and reported. ValueError for an empty sentence and one that leaves no room.
     """
-    stops = [end_token_id(tokenizer)] + [i for t in (EOT, "<|end_of_text|>", "<|eom_id|>") if (i := tokenizer.convert_tokens_to_ids(t)) is not None
-                                         and i != tokenizer.unk_token_id]
+    stops = [end_token_id(tokenizer), *(i for t in (EOT, "<|end_of_text|>", "<|eom_id|>") if (i := token_id(tokenizer, t)) is not None)]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | {tokenizer.unk_token_id}
     prompts = [prompt(tokenizer, s, shots=shots) for s in sentences]
     asked = tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
@@ -263,8 +262,8 @@ def translate(model, tokenizer, sentences: list[str], *, batch_size: int = 32, m
         mask = torch.tensor([[0] * (width - len(asked[i])) + [1] * len(asked[i]) for i in picked], device=model.device)
         limit = min(max_new_tokens or 2 * (width - overhead) + 32, window - width)
         # spelt out, because a checkpoint's own generation settings (Llama's sample) would fill in what is not
-        out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, num_beams=beams, temperature=1.0,
-                             top_p=1.0, top_k=50, repetition_penalty=1.0, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id, use_cache=True)
+        out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id,
+                             use_cache=True, num_beams=beams, do_sample=False, temperature=1.0, top_p=1.0, top_k=50, repetition_penalty=1.0)
         for i, new in zip(picked, out[:, width:].tolist()):
             end = next((j for j, token in enumerate(new) if token in stops), None)
             said = new[:end]
