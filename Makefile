@@ -22,7 +22,7 @@ install: $(STAMP)
 $(STAMP):
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(RUN) -m pip install -q -c constraints.txt torch --index-url $(TORCH_INDEX))
-	$(RUN) -m pip install -q -c constraints.txt -e ".[course,comet,test]"
+	$(RUN) -m pip install -q -c constraints.txt -e ".[course,comet,lora,test]"
 	$(RUN) -m pip check
 	rm -f $(VENV)/.installed-*; touch $@
 

@@ -159,3 +159,10 @@ def offline_advice(source, error) -> str:
             "Without network: stay with profile=laptop (its data ship with the course), or put a copy of the same layout "
             f"under {real_folder()} (KD_REAL=FOLDER, or `python -m kdlib get real --from FOLDER` on a machine that has one). "
             "On a cluster's compute node: load the module that sets its HTTP proxy, or fetch on the login node first.")
+
+
+def gated_advice(source) -> str:
+    """How to get at a repository that asks for consent first, and what to take instead."""
+    return (f"{source} is gated: its owner asks you to accept a licence first. Do that at {HUB}/{source} (minutes to a day), make a "
+            "token at https://huggingface.co/settings/tokens, and give it as HF_TOKEN=… or with `hf auth login`. Without access: "
+            "unsloth/Llama-3.2-3B-Instruct and unsloth/Llama-3.2-1B hold the same weights, under the same licence, without the gate.")

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import (AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig,
+from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BertConfig,
                           BertForSequenceClassification, DistilBertConfig, DistilBertForSequenceClassification,
-                          PreTrainedModel, PreTrainedTokenizerBase)
+                          LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase)
 from transformers.utils import logging
 
-from .get import local_copy, offline_advice, probe_hub
+from .chat import EOT, end_token_id
+from .get import gated_advice, local_copy, offline_advice, probe_hub
 from .run import ROOT
 
 LAYER = re.compile(r"^(.*\.layers?\.)(\d+)(\..*)$")        # bert.encoder.layer.3.…, model.layers.3.…
@@ -43,6 +44,20 @@ def load(source: str | Path, labels: tuple[str, ...] | None = None, *, revision:
     return model.eval()
 
 
+def load_causal(source: str | Path, *, revision: str | None = None, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
+    """A decoder-only language model from a hub id or a folder. dtype: "bfloat16" suits a teacher that is only asked.
+
+    Raises ValueError for an encoder or an encoder-decoder, OSError with advice when it cannot be had, or not without a token.
+    """
+    source = _place(source)
+    config = _hub(AutoConfig.from_pretrained, source, revision=revision)
+    kinds = config.architectures or ["ForCausalLM"]
+    if config.is_encoder_decoder or not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in kinds):
+        raise ValueError(f"{source} is a {', '.join(config.architectures or [config.model_type])}, not a decoder-only language model")
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return _hub(AutoModelForCausalLM.from_pretrained, source, config=config, revision=revision, dtype=dtype).eval()
+
+
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder; OSError with advice when it cannot be had."""
     return _hub(AutoTokenizer.from_pretrained, _place(source), revision=revision)
@@ -63,7 +78,8 @@ def _hub(loader, source, **kw):
     try:
         return loader(str(source), **{k: v for k, v in kw.items() if v is not None})
     except OSError as error:
-        raise OSError(offline_advice(source, error)) from error
+        gated = "gated repo" in str(error).lower() or type(error).__name__ == "GatedRepoError"
+        raise OSError(gated_advice(source) if gated else offline_advice(source, error)) from error
     finally:
         logging.set_verbosity(verbosity)
 
@@ -86,6 +102,55 @@ def tiny_bert(vocabulary: int, labels: tuple[str, ...], *, layers: int, width: i
                         initializer_range=initializer_range,
                         id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
     return BertForSequenceClassification(config)
+
+
+def tiny_llama(vocabulary: int, *, layers: int, width: int, heads: int, kv_heads: int = 0, inner: int = 0, max_length: int = 512,
+               tied: bool = True, initializer_range: float = 0.02, tokenizer: PreTrainedTokenizerBase | None = None) -> LlamaForCausalLM:
+    """A Llama from scratch, small enough to train on a laptop's CPU. Seed torch first: its weights are random.
+
+    inner: width of the feed-forward layers (0: twice the width). kv_heads: 0 for as many as heads. tied: embeddings and head
+    are one matrix, as in Llama 3.2's 1B and 3B. tokenizer: whose begin, end and pad tokens the configuration names.
+    """
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+    config = LlamaConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+                         num_key_value_heads=kv_heads or heads, intermediate_size=inner or 2 * width, max_position_embeddings=max_length,
+                         tie_word_embeddings=tied, initializer_range=initializer_range, rope_theta=10_000.0, **ids)
+    return LlamaForCausalLM(config)
+
+
+@torch.no_grad()
+def add_end_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Give the model, in place, a row for the tokenizer's `<|end_of_translation|>`, and let its generation stop there.
+
+    A new row is the mean of all others, in the embeddings and, where it is not the same matrix, in the head: teacher and
+    student start alike, and no word is likelier than it for its length alone. A tied head stays tied. With a reserved token
+    (`chat.with_end_token(…, "reserved")`) there is a row already, and nothing is resized. ValueError when the tokenizer
+    cuts the token into pieces or does not know it.
+    """
+    end, before = end_token_id(tokenizer), model.get_input_embeddings().weight.shape[0]
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    if end >= before:
+        model.resize_token_embeddings(end + 1, mean_resizing=False)
+        for part in [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()]):
+            part.weight[before:] = part.weight[:before].float().mean(0).to(part.weight.dtype)
+        assert tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = [end, tokenizer.convert_tokens_to_ids(EOT)]
+    return model
+
+
+def with_lora(model: PreTrainedModel, rank: int = 16, *, alpha: int = 32, dropout: float = 0.0) -> PreTrainedModel:
+    """The model with low-rank adapters in every attention and feed-forward layer (Hu et al. 2021); only these are trained.
+
+    Embeddings stay as they are: a new end token's row is not learnt this way, only how to predict it from what the layers
+    say. Rates of 1e-4 to 1e-3 suit adapters; full fine-tuning wants about 1e-5. `merge_and_unload()` gives a plain model.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("LoRA needs peft: pip install 'kdlib[lora]', or fine-tune the whole model") from error
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear",
+                                            task_type="CAUSAL_LM"))
 
 
 # -- a student out of the teacher's layers ---------------------------------------------------------------------------
@@ -177,10 +242,17 @@ def check_pair(teacher: PreTrainedModel, student: PreTrainedModel, teacher_token
         raise ValueError(f"teacher and student read different vocabularies ({teacher.config.vocab_size:,} and "
                          f"{student.config.vocab_size:,} tokens): the same token ids would mean different words")
     if teacher_tokenizer is not None and student_tokenizer is not None:
-        ours, theirs = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
-        if ours != theirs:
-            other = next((word for word in ours if theirs.get(word) != ours[word]), None)
-            raise ValueError(f"the tokenizers differ, for example in {other!r} (id {ours.get(other)} and {theirs.get(other)})")
+        check_vocabularies(teacher_tokenizer, student_tokenizer)
+
+
+def check_vocabularies(teacher_tokenizer: PreTrainedTokenizerBase, student_tokenizer: PreTrainedTokenizerBase) -> None:
+    """ValueError unless both tokenizers give every string the same id: the soft targets of one are read with the ids of the other."""
+    ours, theirs = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
+    if ours != theirs:
+        other = min((set(ours.items()) ^ set(theirs.items())), key=lambda item: (item[1], item[0]))[0]
+        raise ValueError(f"the tokenizers differ: the teacher's has {len(ours):,} tokens, the student's {len(theirs):,}, and for example "
+                         f"{other!r} is id {ours.get(other)} and {theirs.get(other)}. Add the same tokens to both, or take a student of the "
+                         "teacher's family; across families, distil from the teacher's translations instead.")
 
 
 def check_labels(model: PreTrainedModel, names: tuple[str, ...]) -> None:

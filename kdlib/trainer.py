@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 from transformers.trainer_utils import get_last_checkpoint
 
+from . import causal
 from .answers import TEACHER_LOGITS, teacher_logits
 from .losses import check_settings, distillation_loss
 from .models import check_pair, forward_inputs
@@ -49,21 +50,34 @@ class DistillationArguments(TrainingArguments):
 
 
 class DistillationTrainer(Trainer):
-    """A Trainer whose loss is `losses.distillation_loss`.
+    """A Trainer whose loss is `losses.distillation_loss`, for classifiers and for causal language models.
 
     The teacher answers live (`teacher=`) or has answered already: `teacher_cache=` (a `teacher_cache.TeacherCache` of the
     training rows, or a list that covers the evaluation rows too), or a dataset with a `teacher_logits` column, (rows,
     classes), need no teacher at all. With alpha = 0 the teacher is never run, so the baseline does not pay for it.
     Evaluation reports `eval_ce` (also as `eval_loss`: it means the same for every alpha), and where the teacher's
     answers are known or alpha > 0, `eval_kd`; the teacher reads an evaluation set once, not once an evaluation.
+
+    Of a causal language model (`labels` as transformers has them: not shifted, -100 where nothing is learnt) only target
+    positions reach the head, the student's and the teacher's; see `causal`. Its cache keeps the k likeliest words, its
+    evaluation sums up batch by batch (`eval_perplexity` too) and a live teacher reads the set at every evaluation. ce_only:
+    ids of target tokens for which CE counts in full and the teacher is not heard, for example the end token that an untuned
+    teacher does not know.
     """
 
-    def __init__(self, model=None, args: DistillationArguments | None = None, *, teacher=None, teacher_cache=None, **kw):
+    def __init__(self, model=None, args: DistillationArguments | None = None, *, teacher=None, teacher_cache=None,
+                 ce_only: tuple[int, ...] = (), **kw):
+        self.causal, self.ce_only, self._caches = causal.is_causal(model), tuple(ce_only), []
+        if ce_only and not self.causal:
+            raise ValueError("ce_only names tokens of a causal language model; a classifier has none")
         if teacher_cache is not None:
-            kw = _with_answers(kw, model, teacher_cache)
+            self._caches = list(teacher_cache) if isinstance(teacher_cache, (list, tuple)) else [teacher_cache]
+            kw = _with_answers(kw, model, self._caches, args, self.causal)
         super().__init__(model=model, args=args, **kw)
         if not isinstance(self.args, DistillationArguments):
             raise TypeError(f"args must be DistillationArguments, not {type(self.args).__name__}")
+        if self.causal and self.args.n_gpu > 1:
+            raise ValueError("several GPUs in one process cannot share a language model's batch here: start one process a GPU (torchrun)")
         # Our loss divides by the count of the whole step, whatever the model's forward accepts: Trainer must pass that
         # count and must not divide by gradient_accumulation_steps on top.
         self.model_accepts_loss_kwargs = True
@@ -93,12 +107,18 @@ class DistillationTrainer(Trainer):
         labels = inputs.get("labels")
         if labels is None:
             raise ValueError("the batch has no `labels`; a column named `label` or `labels` is needed")
-        outputs = model(**forward_inputs(model, {k: v for k, v in inputs.items() if k != "labels"}))
-        student = outputs.logits
-        teacher = self._answers(inputs) if self.args.alpha > 0 else None
-        loss = distillation_loss(
-            student, student.detach() if teacher is None else teacher, labels, temperature=self.args.temperature,
-            alpha=self.args.alpha, divergence=self.args.divergence, num_items=num_items_in_batch)
+        if self.causal:
+            keep, targets = causal.target_positions(labels)
+            student = causal.logits_at(model, inputs, keep)
+            teacher = self._token_answers(inputs, keep) if self.args.alpha > 0 else None
+            loss = causal.token_loss(student, teacher, targets, num_items=num_items_in_batch, **self._settings())
+        else:
+            outputs = model(**forward_inputs(model, {k: v for k, v in inputs.items() if k != "labels"}))
+            student = outputs.logits
+            teacher = self._answers(inputs) if self.args.alpha > 0 else None
+            loss = distillation_loss(
+                student, student.detach() if teacher is None else teacher, labels, temperature=self.args.temperature,
+                alpha=self.args.alpha, divergence=self.args.divergence, num_items=num_items_in_batch)
         total = loss.total
         if num_items_in_batch is not None and model.training:
             # the count is summed over processes, while DDP *averages* gradients: without this factor they are halved
@@ -107,7 +127,11 @@ class DistillationTrainer(Trainer):
             for name in ("ce", "kd") if teacher is not None else ("ce",):
                 step = self._parts[name].setdefault(self.state.global_step, torch.zeros_like(total.detach()))
                 step += getattr(loss, name).detach() * scale
-        return (total, SequenceClassifierOutput(loss=total, logits=student)) if return_outputs else total
+        output = CausalLMOutput if self.causal else SequenceClassifierOutput
+        return (total, output(loss=total, logits=student)) if return_outputs else total
+
+    def _settings(self) -> dict:
+        return dict(temperature=self.args.temperature, alpha=self.args.alpha, divergence=self.args.divergence, ce_only=self.ce_only)
 
     @torch.no_grad()
     def _answers(self, inputs) -> torch.Tensor:
@@ -118,12 +142,25 @@ class DistillationTrainer(Trainer):
             raise ValueError("this batch has no `teacher_logits` and there is no live teacher to ask")
         return self.teacher(**forward_inputs(self.teacher, {k: v for k, v in inputs.items() if k != "labels"})).logits
 
+    @torch.no_grad()
+    def _token_answers(self, inputs, keep):
+        """The teacher's words at the batch's target positions: from a cache, or asked for now; None where there is neither."""
+        if self._caches and causal.TEACHER_PLACE in inputs:
+            return causal.cached_answers(self._caches, inputs[causal.TEACHER_PLACE], self.args.temperature, keep.device)
+        return None if self.teacher is None else causal.logits_at(self.teacher, inputs, keep)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """The count that the loss divides by: of a causal model's labels the first predicts nothing's successor and is not counted."""
+        if self.causal:
+            batch_samples = [{"labels": batch["labels"][:, 1:]} if "labels" in batch else batch for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
     # -- data --------------------------------------------------------------------------------------------------------
 
     def _set_signature_columns_if_needed(self):
         """Keep what the teacher reads (BERT's token_type_ids) beside what the student reads."""
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, "token_type_ids", TEACHER_LOGITS]))
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, "token_type_ids", TEACHER_LOGITS, causal.TEACHER_PLACE]))
 
     def _get_train_sampler(self, train_dataset=None):
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -145,8 +182,18 @@ class DistillationTrainer(Trainer):
         super().log(logs, *args, **kw)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Logits alone: `evaluation_loop` makes the losses of them, with answers that the teacher gives only once."""
+        """Logits alone: `evaluation_loop` makes the losses of them, with answers that the teacher gives only once.
+
+        A causal model's logits would not fit in memory: (batch, 4) sums over each row's tokens instead.
+        """
         inputs = self._prepare_inputs(inputs)
+        if self.causal:
+            keep, targets = causal.target_positions(inputs["labels"])
+            with torch.no_grad(), self.compute_loss_context_manager():
+                known = causal.TEACHER_PLACE in inputs or self.args.alpha > 0
+                teacher = self._token_answers(inputs, keep) if known else None
+                student = causal.logits_at(model, inputs, keep)
+                return None, causal.row_sums(student, teacher, targets, keep.sum(1).tolist(), **self._settings()), None
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**forward_inputs(model, {k: v for k, v in inputs.items() if k != "labels"})).logits
         return None, logits.detach(), inputs.get("labels")
@@ -156,6 +203,10 @@ class DistillationTrainer(Trainer):
         rows = dataloader.dataset
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         logits, labels = output.predictions, output.label_ids
+        if self.causal:
+            known = _has_column(rows) or (self.args.alpha > 0 and self.teacher is not None)
+            output.metrics.update(causal.metrics(logits, known, metric_key_prefix))
+            return output
         if not isinstance(logits, np.ndarray) or logits.ndim != 2 or labels is None:
             return output
         known = self._teacher_logits_of(rows)
@@ -307,19 +358,25 @@ class Progress(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kw):
         if metrics and state.is_world_process_zero:
             parts = "  ".join(f"{k.removeprefix('eval_')} {v:.3f}" for k, v in metrics.items()
-                              if k in ("eval_ce", "eval_kd", "eval_accuracy", "eval_macro_f1"))
+                              if k in ("eval_ce", "eval_kd", "eval_perplexity", "eval_accuracy", "eval_macro_f1"))
             print(f"{'':>5}validation  {parts}", flush=True)
 
 
-def _with_answers(kw: dict, student, caches) -> dict:
-    """Trainer's arguments with the caches' answers as a column of the training rows, and of the evaluation rows they know."""
-    caches = caches if isinstance(caches, (list, tuple)) else [caches]
+def _with_answers(kw: dict, student, caches: list, args, is_causal: bool) -> dict:
+    """Trainer's arguments with the caches' answers as a column of the training rows, and of the evaluation rows they know.
+
+    A causal model's answers are too many for a column: it holds each row's place in the caches.
+    """
     classes = getattr(getattr(student, "config", None), "num_labels", None)
-    for cache in caches:
+    if is_causal:
+        causal.check_caches(caches, student, args.temperature)
+    for cache in [] if is_causal else caches:
         if classes is not None and cache.classes != classes:
             raise ValueError(f"the teacher cache has answers for {cache.classes} classes, the student has {classes}")
 
     def attach(rows, must: bool):
+        if is_causal:
+            return causal.with_places(rows, caches, must)
         for i, cache in enumerate(caches, 1):
             try:
                 return cache.attach(rows)
@@ -338,4 +395,4 @@ def _with_answers(kw: dict, student, caches) -> dict:
 
 
 def _has_column(rows) -> bool:
-    return TEACHER_LOGITS in (getattr(rows, "column_names", None) or [])
+    return not {TEACHER_LOGITS, causal.TEACHER_PLACE}.isdisjoint(getattr(rows, "column_names", None) or [])

@@ -52,3 +52,26 @@ def teacher():
 def student():
     import tiny
     return tiny.bert(layers=2, seed=8)
+
+
+@pytest.fixture(scope="session")
+def chat():
+    """A small word-level tokenizer with Llama 3's special tokens, and an end of translation of its own."""
+    import tiny
+
+    from kdlib import translation
+    pairs = tiny.pairs(256)
+    return translation.with_end_token(translation.small_tokenizer(pairs["en"] + pairs["fr"]))
+
+
+@pytest.fixture(scope="session")
+def llama3():
+    """Meta's Llama 3 tokenizer, from the wheel `llama-models`."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    from kdlib import translation
+    wheel = find_spec("llama_models")
+    if wheel is None or find_spec("tiktoken") is None:
+        pytest.skip("Meta's vocabulary comes with the PyPI wheel llama-models (pip install 'kdlib[test]'), which is not installed")
+    return translation.llama3_tokenizer(Path(wheel.submodule_search_locations[0]) / "llama3" / "tokenizer.model")

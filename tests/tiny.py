@@ -94,3 +94,33 @@ def difference(one: dict, other: dict) -> float:
 
 def snapshot(model) -> dict:
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+
+# -- a parliament of few words -----------------------------------------------------------------------------------------
+
+WHO = {"the president": "le président", "the member": "le membre", "the speaker": "l'orateur", "the school": "l'école"}
+DOES = {"supports": "soutient", "rejects": "rejette", "reads": "lit", "praises": "loue"}
+WHAT = {"the report": "le rapport", "the opinion": "l'avis", "the proposal": "la proposition", "the budget": "le budget"}
+WHEN = {"": "", "today": "aujourd'hui", "again": "encore", "in the house": "dans l'assemblée"}
+
+
+def pairs(count: int, seed: int = 0) -> dict[str, list[str]]:
+    """English and French sentences of three to seven words, each different from the others."""
+    everything = [(f"{a} {b} {c} {d}".strip() + ".", f"{WHO[a]} {DOES[b]} {WHAT[c]} {WHEN[d]}".strip() + ".")
+                  for a in WHO for b in DOES for c in WHAT for d in WHEN]
+    picked = np.random.default_rng(seed).permutation(len(everything))[:count]
+    return {"en": [everything[i][0].capitalize() for i in picked], "fr": [everything[i][1].capitalize() for i in picked]}
+
+
+def europarl(folder: Path, **splits) -> Path:
+    """The layout of Helsinki-NLP/europarl: folder/en-fr/train-00000-of-00001.parquet with `translation: {en, fr}`."""
+    (folder / "en-fr").mkdir(parents=True)
+    for split, texts in splits.items():
+        rows = [dict(zip(texts, row)) for row in zip(*texts.values())]
+        datasets.Dataset.from_dict({"translation": rows}).to_parquet(str(folder / "en-fr" / f"{split}-00000-of-00001.parquet"))
+    return folder
+
+
+def llama(vocabulary: int, layers: int = 2, seed: int = 0, **changes):
+    torch.manual_seed(seed)
+    return models.tiny_llama(vocabulary, **dict(layers=layers, width=32, heads=2, max_length=256, initializer_range=0.2) | changes).eval()

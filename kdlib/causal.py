@@ -1,0 +1,139 @@
+"""What is different about a causal language model: only some positions are learnt, and the head is wide.
+
+Labels come as transformers has them: as long as the ids, not shifted, -100 where nothing is learnt. Position i predicts
+token i + 1, so what counts is where `labels[:, 1:]` is not -100: the *target positions*. Prompts are more than half of the
+tokens, so hidden states are gathered at target positions before they reach the head: logits for others never exist.
+"""
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .losses import DistillationLoss, TopK, distillation_loss, topk_distillation_loss
+
+TEACHER_PLACE = "teacher_place"                 # the column that says where in a teacher cache a row stands
+READ = ("input_ids", "attention_mask", "position_ids")
+
+
+def is_causal(model) -> bool:
+    """Is it a decoder-only language model (also inside LoRA's wrapper)?"""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(base).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def target_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """labels (batch, length) → (keep (batch, length) bool: positions that predict, targets (tokens,): what they predict)."""
+    keep = torch.zeros_like(labels, dtype=torch.bool)
+    keep[:, :-1] = labels[:, 1:] != -100
+    return keep, labels[:, 1:][keep[:, :-1]]
+
+
+@contextmanager
+def _head_at(model, keep: Tensor):
+    """Within this block the model's head sees the hidden states at `keep` alone, (batch, length, width) → (tokens, width).
+
+    A hook, so that DDP, LoRA and autocast stay wrapped around the very forward that they wrapped.
+    """
+    head = getattr(model, "module", model).get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda module, args: (args[0][keep.to(args[0].device)],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def logits_at(model, inputs: dict, keep: Tensor) -> Tensor:
+    """(tokens, vocab): the model's logits at the positions in `keep` (batch, length), row by row."""
+    with _head_at(model, keep):
+        return model(**{k: inputs[k] for k in READ if k in inputs}, use_cache=False).logits
+
+
+def token_loss(student: Tensor, teacher: Tensor | TopK | None, targets: Tensor, *, temperature: float, alpha: float, divergence: str,
+               ce_only: tuple[int, ...] = (), num_items: int | float | Tensor | None = None) -> DistillationLoss:
+    """`distillation_loss` over target tokens. student: (tokens, vocab), teacher: the same, or a `TopK`, or None (CE alone).
+
+    ce_only: where one of these ids is the target, CE counts in full and the teacher is not heard. An untuned teacher gives a
+    new end token almost no probability: KD there would unteach what CE teaches.
+    """
+    count = targets.numel() if num_items is None else num_items
+    count = count if targets.numel() else 1
+    nats = lambda logits, labels: F.cross_entropy(logits.float(), labels, reduction="sum") / count
+    if teacher is None:
+        ce = nats(student, targets)
+        return DistillationLoss((1 - alpha) * ce, ce.detach() * 0, ce)
+    settings = dict(temperature=temperature, alpha=alpha, divergence=divergence, num_items=count)
+    alone = torch.isin(targets, torch.tensor(list(ce_only), device=targets.device, dtype=targets.dtype))
+    if not alone.any():
+        return _against(teacher)(student, teacher, targets, **settings)
+    both = _against(teacher)(student[~alone], _picked(teacher, ~alone), targets[~alone], **settings)
+    ce = nats(student[alone], targets[alone])
+    return DistillationLoss(both.total + ce, both.kd, both.ce + ce)
+
+
+def _against(teacher):
+    return topk_distillation_loss if isinstance(teacher, TopK) else distillation_loss
+
+
+def _picked(teacher: Tensor | TopK | None, which):
+    return teacher if teacher is None else TopK(*(part[which] for part in teacher)) if isinstance(teacher, TopK) else teacher[which]
+
+
+@torch.no_grad()
+def row_sums(student: Tensor, teacher: Tensor | TopK | None, targets: Tensor, counts: list[int], **settings) -> Tensor:
+    """(batch, 4): sums over each row's target tokens of CE, KD and right guesses, and their count."""
+    sums, start = [], 0
+    for n in counts:
+        part = slice(start, start := start + n)
+        loss = token_loss(student[part], _picked(teacher, part), targets[part], num_items=1, **settings)
+        right = (student[part].argmax(-1) == targets[part]).sum()
+        sums.append(torch.stack([loss.ce.float(), loss.kd.float(), right.float(), right.new_tensor(n).float()]))
+    return torch.stack(sums)
+
+
+def metrics(sums: np.ndarray, knows_teacher: bool, prefix: str) -> dict[str, float]:
+    """`row_sums` of a whole set → its means over target tokens. `ce_only` positions count in eval_kd with 0."""
+    ce, kd, right, count = sums.astype(np.float64).sum(0)
+    if count == 0:
+        raise ValueError("no row has a token to learn: all labels are -100. Were the targets truncated, or the mask put on the wrong side?")
+    found = {"loss": ce / count, "ce": ce / count, "perplexity": float(np.exp(min(ce / count, 700.0))), "accuracy": right / count}
+    return {f"{prefix}_{k}": float(v) for k, v in (found | ({"kd": kd / count} if knows_teacher else {})).items()}
+
+
+# -- a teacher that has answered already -----------------------------------------------------------------------------
+
+def with_places(rows, caches: list, must: bool):
+    """`rows` with the place of each in the caches (counted through) as a column; unchanged where no cache knows them and none must."""
+    before = 0
+    for i, cache in enumerate(caches, 1):
+        try:
+            columns = [c for c in rows.column_names if c != TEACHER_PLACE]
+            return rows.select_columns(columns).add_column(TEACHER_PLACE, cache.find(rows) + before)
+        except ValueError:
+            if must and i == len(caches):
+                raise
+        before += len(cache)
+    return rows
+
+
+def check_caches(caches: list, model, temperature: float) -> None:
+    """ValueError unless the caches hold words of this model's vocabulary, with a tail that is right at this temperature."""
+    for cache in caches:
+        if cache.kind != "topk":
+            raise ValueError("this teacher cache keeps a classifier's logits; a language model's is built with topk=…")
+        if cache.manifest["vocabulary"] != model.config.vocab_size:
+            raise ValueError(f"the teacher cache knows {cache.manifest['vocabulary']:,} words, the student has {model.config.vocab_size:,}")
+        if float(temperature) not in cache.manifest["key"]["temperatures"]:
+            cache.topk([], temperature)                                        # says which temperatures it was built for
+
+
+def cached_answers(caches: list, places: Tensor, temperature: float, device) -> TopK:
+    """The batch's answers, token by token in the order of `logits_at`."""
+    places, before = places.tolist(), 0
+    for cache in caches:
+        if min(places) < before + len(cache):
+            break
+        before += len(cache)
+    return TopK(*(part.to(device) for part in cache.topk([p - before for p in places], temperature)))
