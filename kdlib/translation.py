@@ -190,6 +190,7 @@ def encode(pairs, tokenizer, *, max_length: int = 256, keep: tuple[str, ...] = (
 
     eot = tokenizer.convert_tokens_to_ids(EOT)
     import datasets
+    datasets.disable_progress_bars()                                                     # a bar a thousand rows is noise
     small = datasets.Sequence(datasets.Value("int32"))                                  # half the memory of Python's int64
     chunks = [datasets.Dataset.from_dict(one(pairs[i:i + 1000])) for i in range(0, len(pairs), 1000)]
     chunks = [c.cast_column("input_ids", small).cast_column("labels", small) for c in chunks if len(c)]
