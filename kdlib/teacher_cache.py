@@ -222,7 +222,8 @@ def _sha(content: bytes) -> str:
 
 def _write(path: Path, name: str, said: dict, about: dict, shards_left: int) -> None:
     """Beside, flushed, renamed; OSError with what to do when the disk is too small for this shard and those to come."""
-    content = save(said, {"cache": name, "sha256": _content_hash(said), **{k: json.dumps(v) for k, v in about.items()}})
+    told = {"cache": name, **{k: json.dumps(v) for k, v in about.items()}}
+    content = save(said, told | {"sha256": _content_hash(said, told)})
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         if (free := disk_usage(path.parent).free) < len(content) * shards_left:
@@ -249,15 +250,17 @@ def _verify(path: Path, name: str) -> tuple[dict | None, str]:
             about = shard.metadata() or {}
             if about.get("cache") != name:
                 return None, "belongs to another cache"
-            if _content_hash({k: shard.get_tensor(k) for k in shard.keys()}) != about["sha256"]:
+            told = {k: v for k, v in about.items() if k != "sha256"}
+            if _content_hash({k: shard.get_tensor(k) for k in shard.keys()}, told) != about["sha256"]:
                 return None, "was changed since it was written"
             return {"seconds": float(about["seconds"])}, ""
     except (SafetensorError, OSError, KeyError, ValueError, UnicodeDecodeError):
         return None, "cannot be read (cut off?)"
 
 
-def _content_hash(tensors: dict) -> str:
-    digest = hashlib.sha256()
+def _content_hash(tensors: dict, told: dict) -> str:
+    """Of the answers and of what is said about them."""
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
