@@ -3,7 +3,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("batch", "check", "corpora", "figures", "get", "glue", "losses", "metrics", "models", "results", "run",
+_MODULES = ("batch", "check", "corpora", "figures", "get", "glue", "losses", "metrics", "models", "parliament", "results", "run",
             "trainer", "votes", "widgets")
 _NAMES = {"start": "run", "Run": "run", "soft_targets": "losses", "distillation_loss": "losses",
           "DistillationArguments": "trainer", "DistillationTrainer": "trainer", "save_fig": "figures"}
