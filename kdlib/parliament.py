@@ -17,8 +17,8 @@ comes last (`finish`): de le → du, de des → de, le + vowel → l', ce + vowe
 **So the truth can be counted.** The translations of a tree are all combinations of its choices, with the product of their shares;
 the next word after a prefix is distributed as among those translations that begin with it. No model is asked:
 
-    translations("The Council has rejected the proposal.")    {"Le Conseil a rejeté la proposition.": 0.8, "… repoussé …": 0.2}
-    next_words("The Council has rejected the proposal.", "Le Conseil a")                            {"rejeté": 0.8, "repoussé": 0.2}
+    translations("The Council has rejected the proposal.")     {"Le Conseil a rejeté la proposition.": 0.8, "… repoussé …": 0.2}
+    next_words("The Council has rejected the proposal.", "Le Conseil a")     {"rejeté": 0.8, "repoussé": 0.2}
 
 A sentence is parsed back into its trees with the same rules; should it have several, their translations are mixed as the grammar
 would draw them. **A combination of who, what is done and to what belongs to one split only**, in whatever tense it is said.
@@ -127,7 +127,8 @@ def plural(lang, noun):
     first, _, rest = noun.partition(" ") if lang == "fr" else (noun, "", "")
     if lang == "en":
         return re.sub("(?<![aeiou])y$", "ie", first) + "s"
-    first = first if first[-1] in "sx" else first[:-2] + "aux" if first.endswith("al") else first + ("x" if first.endswith("eau") else "s")
+    if first[-1] not in "sx":
+        first = first[:-2] + "aux" if first.endswith("al") else first + ("x" if first.endswith("eau") else "s")
     return f"{first} {rest}".strip()
 
 
@@ -139,7 +140,8 @@ def agree(adjective, gender, number):
     if " " in adjective:
         return adjective
     if gender == "f":
-        for end, feminine in (("e", "e"), ("eux", "euse"), ("if", "ive"), ("er", "ère"), ("en", "enne"), ("on", "onne"), ("", "e")):
+        for end, feminine in (("e", "e"), ("eux", "euse"), ("if", "ive"), ("er", "ère"), ("en", "enne"), ("on", "onne"),
+                              ("", "e")):
             if adjective.endswith(end):
                 adjective = adjective.removesuffix(end) + feminine
                 break
@@ -156,8 +158,8 @@ def conjugate(lang, verb, form, word):
         return forms[place] if len(forms) == 4 else forms[[None, 0, None, 1][place]]
     if lang == "en":
         if form == "present":
-            return re.sub("(?<![aeiou])y$", "ie", verb) + ("es" if verb[-2:] in ("ss", "sh", "ch") else "s") if place == 1 else verb
-        return known.get("past") or re.sub("(?<![aeiou])y$", "i", verb).removesuffix("e") + "ed"     # past and participle
+            return verb if place != 1 else re.sub("(?<![aeiou])y$", "ie", verb) + ("es" if verb.endswith("ss") else "s")
+        return known.get("past") or re.sub("(?<![aeiou])y$", "i", verb).removesuffix("e") + "ed"     # past, and participle
     stem = verb.removesuffix("er")
     if form in ("present", "subjunctive"):
         return stem + ["e", "e", "ons" if form == "present" else "ions", "ent"][place]
@@ -200,7 +202,7 @@ def sandhi():
 def finish(lang, text):
     """The text of a whole sentence: what depends on neighbouring words only, then spaces and the first capital."""
     text = re.sub(" +", " ", text).strip()
-    for pattern, so in sandhi() if lang == "fr" else [(re.compile(r"\ba (?=[aeiou](?!u))"), "an ")]:        # not "an European"
+    for pattern, so in sandhi() if lang == "fr" else [(re.compile(r"\ba (?=[aeiou](?!u))"), "an ")]:      # but "a European"
         text = pattern.sub(so, text)
     text = re.sub(r" (?=[,.])" if lang == "fr" else r" (?=[,.?])", "", text)
     return text[0].upper() + text[1:]
@@ -316,14 +318,27 @@ def plain(text):
 
 @cache
 def spellings(name, form):
-    """[(words, concept)] for all that a class of words, or a fixed word (concept None), may look like in a form."""
+    """{first word: [(words, concept)]} for all that a class of words, or a fixed word (concept None), may look like in a form."""
     classes, kinds = lexicon()
-    anybody = [Word("", number=number, person=person) for number in "sp" for person in (1, 3)]
-    if name not in classes:
-        return sorted({(plain(refer("en", {"x": other}, {}, name, form, "x")), None) for other in anybody})
-    kind = kinds[name]
-    return sorted({(plain(inflect("en", kind, word._replace(number=other.number) if kind == "nouns" else word, form, other)), concept)
-                   for concept, both in classes[name].items() for word in both["en"] for other in anybody})
+    found, anybody = set(), [Word("", number=number, person=person) for number in "sp" for person in (1, 3)]
+    for other in anybody:
+        if name not in classes:
+            found.add((plain(refer("en", {"x": other}, {}, name, form, "x")), None))
+        for concept, both in classes.get(name, {}).items():
+            for word in both["en"]:
+                word = word._replace(number=other.number) if kinds[name] == "nouns" else word
+                found.add((plain(inflect("en", kinds[name], word, form, other)), concept))
+    by_first = defaultdict(list)
+    for words, concept in sorted(found, key=repr):
+        by_first["".join(words[:1])].append((words, concept))
+    return dict(by_first)
+
+
+@cache
+def english_parts(number):
+    """The English templates of a rule, as the parser walks them: words and references."""
+    return [[piece for part in template for piece in (plain(part) if isinstance(part, str) else [part])]
+            for template, _ in rules()[0][number].templates["en"]]
 
 
 class Parser:
@@ -341,11 +356,16 @@ class Parser:
     def rule(self, number, start):
         rule = rules()[0][number]
         found = set()
-        for template, _ in rule.templates["en"]:
-            parts = [piece for part in template for piece in (plain(part) if isinstance(part, str) else [part])]
+        for parts in english_parts(number):
             for bound, end in self.match(rule, parts, {}, start):
                 found.add(((number, *(bound.get(name) for name in rule.children)), end))
         return sorted(found, key=repr)
+
+    def spelt(self, name, form, at):
+        """[(leaf, end)] for a class of words, or for a fixed word."""
+        by_first = spellings(name, form)
+        some = by_first.get("".join(self.words[at:at + 1]), []) + (by_first.get("", []) if at < len(self.words) else [])
+        return [((name, concept), at + len(words)) for words, concept in some if self.words[at:at + len(words)] == words]
 
     def match(self, rule, parts, bound, at):
         """({child: tree}, end) for each way to read the parts from a position."""
@@ -360,14 +380,11 @@ class Parser:
             return
         name, form, _ = part
         what = rule.children.get(name)
-        if what is None:
-            found = [(None, at + len(words)) for words, _ in spellings(name, form) if self.words[at:at + len(words)] == words]
-        else:
-            found = [] if any(not isinstance(c, int) for c in chances(what)) else self.trees(what, at)
-            found = found + [((c, concept), at + len(words)) for c in chances(what) if not isinstance(c, int)
-                             for words, concept in spellings(c, form) if self.words[at:at + len(words)] == words]
-            if rule.optional[name] < 1:
-                found = found + [(None, at)]
+        found = self.spelt(name, form, at) if what is None else list(self.trees(what, at))
+        for symbol in chances(what) if what else ():
+            found += [] if isinstance(symbol, int) else self.spelt(symbol, form, at)
+        if what and rule.optional[name] < 1:
+            found.append((None, at))
         for tree, end in found:
             if what is None or name not in bound or bound[name] == tree:
                 yield from self.match(rule, rest, bound if what is None else {**bound, name: tree}, end)
@@ -450,7 +467,8 @@ def greedy(english):
 # ---------------------------------------------------------------- rows
 
 SPLIT_KINDS = {"nouns", "verbs"}                                       # what a combination is made of, besides these names
-SPLIT_CLASSES = {"executive", "person", "chamber", "authority", "party", "speaker", "goods", "burden", "text-predicate", "plan-predicate", "common-predicate"}
+SPLIT_CLASSES = {"executive", "person", "chamber", "authority", "party", "speaker", "goods", "burden",
+                 "text-predicate", "plan-predicate", "common-predicate"}
 
 
 def key(tree):
@@ -487,7 +505,7 @@ def rows(seed=SEED):
                 if not quota.get(name) or not fits(tree):
                     continue
                 english, french = (rng.choices(*zip(*sentences(tree, lang).items()))[0] for lang in LANGUAGES)
-                if english in seen or known and not all(set(split(text.lower())) <= known for lang in LANGUAGES for text in sentences(tree, lang)):
+                if english in seen or known and not known.issuperset(every_word(tree)):
                     continue                                           # no evaluation row may need a word that training lacks
                 seen.add(english)
                 quota[name] -= 1
@@ -500,6 +518,11 @@ def rows(seed=SEED):
     return out
 
 
+def every_word(tree):
+    """All words of all sentences of a tree, of both languages, in lower case."""
+    return {word for lang in LANGUAGES for text in sentences(tree, lang) for word in split(text.lower())}
+
+
 def fits(tree):
     """Whether a tree is drawn at all: no concept twice, not too long, not too many translations. It looks at the tree, never at
     the drawn French, so that the draw stays a draw from `translations`."""
@@ -510,7 +533,8 @@ def fits(tree):
                 todo.append(child)
             elif child and lexicon()[1][child[0]] in ("names", "nouns", "verbs", "adjectives"):
                 leaves.append(child[1])
-    twice = any(a.startswith(b) for i, a in enumerate(sorted(leaves)) for b in sorted(leaves)[:i])       # also "amend" an "amendment"
+    leaves.sort()
+    twice = any(b.startswith(a) for i, a in enumerate(leaves) for b in leaves[i + 1:])       # nor "amend" an "amendment"
     return (not twice and len(sentences(tree, "fr")) <= MOST
             and all(4 < len(re.findall(r"\w+", text)) <= LONGEST for lang in LANGUAGES for text in sentences(tree, lang)))
 

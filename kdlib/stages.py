@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-SOURCES = ("losses", "vocab_loss", "trainer", "models", "glue", "metrics", "teachers", "translation", "corpora", "parliament", "votes",
-           "answers", "teacher_cache")
+SOURCES = ("losses", "vocab_loss", "trainer", "models", "glue", "metrics", "teachers", "translation", "corpora", "parliament",
+           "votes", "answers", "teacher_cache")
 KEPT = "numbers, text, lists, dicts, NumPy arrays, tensors, DataFrames, datasets and transformers models"
 
 

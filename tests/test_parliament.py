@@ -104,7 +104,7 @@ def test_combinations_are_held_out(data):
         return {parliament.key(tree) for row in rows for tree in parliament.readings(row["translation"]["en"])}
     test, validation, train = keys(data["test"]), keys(data["validation"]), keys(data["train"][:4000])
     assert not test & train and not validation & train and not test & validation
-    assert len(test) > 700
+    assert len(test) > 500
 
 
 def test_a_combination_is_the_same_in_other_words():
@@ -227,10 +227,10 @@ V = "[aeiouhyàâéèêîôœAEIOUÀÂÉÈÊÎÔ]"
 
 
 @pytest.mark.parametrize("wrong", [
-    r"\b[Dd]e les?\b", r"\b[Àà] les?\b", rf"\b([LlDdNnSsJjMmTtCc]e|[Ll]a|[Qq]ue|[Ll]orsque) {V}", r"\b[Ss]i ils?\b", r"\bde des\b", r"\bde du\b",
-    r"\bDES\b", rf"\b[Cc]e {V}", rf"\b[Nn]ouveau {V}", r"\bdes (nouve|bon|excellent)", r"[aeé]-(il|elle)s?\b", r"'[ bcdfgjklmnpqrstvwxz]",
-    rf"\b(du|au|cet|nouvel) (?!{V})[a-z]*\b(?<!du)" if False else r"\bdu [aeiouéèê]", r"\bcet [bcdfgjklmnpqrstvwxz]", r"\bnouvel [bcdfgjklmnpqrstvwxz]",
-    r"\bau [aeiouéèê]", r"\b[Ll]' ", r"  ", r" [.,]", r"[^ ]\?", r",[^ ]", r"\bnone\b", r"[{}/<]", r"\b(\w+) \1\b(?<!nous nous)", r"\w+'il n'\w+ a d'"])
+    r"\b[Dd]e les?\b", r"\b[Àà] les?\b", rf"\b([LlDdNnSsJjMmTtCc]e|[Ll]a|[Qq]ue|[Ll]orsque) {V}", r"\b[Ss]i ils?\b", r"\bde des\b",
+    r"\bde du\b", r"\bdu [aeiouéèê]", r"\bau [aeiouéèê]", r"\bDES\b", rf"\b[Nn]ouveau {V}", rf"\b(cet|nouvel) (?!{V})",
+    r"\b\w+(é|[^t]er|enu|ndu) des (nouve|bon|excellent)", r"\b(pas|plus|besoin) des? (un|une|des)\b",
+    r"[aeé]-(il|elle)s?\b", rf"'(?!{V})", r"' ", r"  ", r" [.,]", r"[^ ]\?", r",[^ ]", r"\b[Nn]one\b", r"[{}/<]", r"\b(?!nous\b)(\w+) \1\b"])
 def test_no_french_sentence_contains(wrong, french):
     bad = [fr for fr in french if re.search(wrong, fr)]
     assert not bad, bad[:5]
@@ -240,32 +240,40 @@ def test_every_sentence_begins_with_a_capital_and_ends_once(french, english):
     assert all(re.fullmatch(r"[A-ZÀÉ][^.?]*(\.| \?)", fr) for fr in french)
     assert all(re.fullmatch(r"[A-Z][^.?]*[.?]", en) for en in english)
     for en in english:
-        assert not re.search(r"  |[ ][.,?]|\ba [aio]|\ba e(?!u)|\ban [^aeiou]|\b(the|a|of|to) (the|a|of|to)\b|[{}/]", en), en
+        assert not re.search(r"  |[ ][.,?]|\ba [aio]|\ba e(?!u)|\ban [^aeiou]|\b(\w+) \1\b|\b(a|the) (the|a|an|your|our|this)\b|[{}/]", en), en
 
 
 def test_a_negation_has_both_halves(french):
+    """"plus" also says "more": there it stands before "que", or in "une fois de plus" and "le plus rapidement"."""
     for fr in french:
-        halves = len(re.findall(r"\bn(?:e |')", fr)), len(re.findall(r"\b(?:pas|jamais)\b|\bplus\b(?! \w+ que| de fois)", re.sub("le plus|une fois de plus", "", fr, flags=re.I)))
-        assert halves[0] == halves[1] or " plus " in fr, fr
+        text = re.sub(r"[Uu]ne fois de plus|le plus rapidement|plus \w+ que", "", fr)
+        assert len(re.findall(r"\bn(?:e |')", text)) == len(re.findall(r"\b(?:pas|jamais|plus)\b", text)), fr
 
 
-def test_articles_agree_with_their_nouns(french):
-    feminine = "proposition|directive|résolution|recommandation|politique|stratégie|réforme|mesure|disposition|initiative|présidence"
-    masculine = "rapport|amendement|règlement|accord|compromis|budget|avis|texte|programme|plan|projet|Conseil|Parlement"
-    for fr in french:
-        assert not re.search(rf"\b(le|un|ce|cet|du|au) ((nouve|bon|excellent|premi)\w+ )?({feminine})\b", fr, re.I), fr
-        assert not re.search(rf"\b(la|une|cette) ((nouve|bon|excellent|premi)\w+ )?({masculine})\b", fr, re.I), fr
-        assert not re.search(rf"\b(les|des|ces|nos|vos|aux|plusieurs) ({feminine}|{masculine.replace('|compromis', '').replace('|avis', '')})\b", fr, re.I), fr
-        assert not re.search(rf"\b(le|la|un|une|ce|cet|cette|du|au) ((nouve|bon|excellent)\w* )?(\w+(?:tions|ives|tiques|gies|formes|sures|ports|ments|cords|gets|textes|grammes|jets))\b", fr, re.I), fr
+FEMININE = "proposition directive résolution recommandation politique stratégie réforme mesure disposition initiative".split()
+MASCULINE = "rapport amendement règlement accord texte programme plan projet budget".split()
 
 
-@pytest.mark.parametrize("noun, ending", [("directives", "ées"), ("directive", "ée"), ("rapports", "és"), ("rapport", "é")])
-def test_participles_agree_with_what_came_before(noun, ending, french):
-    """"les directives … ont été adoptées", "les directives que … a adoptées"; the verb is one in -er, the noun has no complement."""
-    found = [m for fr in french for m in (re.search(rf"^(?:Les?|La|Ces?|Cette) {noun} (?:a|ont|sera|seront|doit être|doivent être)(?: été)? (\w+(?:é|és|ée|ées)) par\b", fr),
-                                          re.search(rf"^(?:Les?|La|Ces?|Cette) {noun} que (?:le Conseil|la Commission|le Parlement) a (\w+(?:é|és|ée|ées))\b", fr)) if m]
-    assert len(found) >= 5
-    assert all(re.fullmatch(rf"\w+[^é]{ending}|\w+{ending}", m[1]) and (ending != "é" or m[1].endswith("é")) for m in found), found[:5]
+def test_articles_and_early_adjectives_agree_with_their_nouns(french):
+    early = r"(?:(nouve|bon|excellent)\w* )?"
+    for nouns, wrong in ((FEMININE, "le|un|ce|cet|du|au"), (MASCULINE, "la|une|cette"), (FEMININE + MASCULINE, "les|des|ces|nos|vos|aux|plusieurs")):
+        pattern = re.compile(rf"\b({wrong}) {early}({'|'.join(nouns)})\b(?!s)", re.I)
+        assert not [fr for fr in french if pattern.search(fr)]
+    one = re.compile(rf"\b(le|la|un|une|ce|cet|cette|du|au|notre|votre) {early}({'|'.join(FEMININE + MASCULINE)})s\b", re.I)
+    assert not [fr for fr in french if one.search(fr)]
+    assert not [fr for fr in french if re.search(r"\b(nouvelles?|excellentes?|bonnes?) (%s)" % "|".join(MASCULINE), fr)]
+    assert not [fr for fr in french if re.search(r"\b(nouve\w*(?<!lle)(?<!lles)|excellents?|bons?) (%s)" % "|".join(FEMININE), fr)]
+
+
+@pytest.mark.parametrize("nouns, plural, ending", [(FEMININE, "s", "ées"), (FEMININE, "", "ée"), (MASCULINE, "s", "és"), (MASCULINE, "", "é")])
+def test_participles_agree_with_what_came_before(nouns, plural, ending, french):
+    """"les directives … ont été adoptées", "les directives que le Conseil a adoptées": a participle in -é after a bare noun."""
+    subject = rf"\b(?:[Ll]es?|[Ll]a|[CcSs]es?|[Cc]ette|[NnVv]os|[NnVv]otre|[Uu]ne?) (?:{'|'.join(nouns)}){plural}"
+    passive = rf"{subject} (?:n'|ne )?(?:a|ont|sera|seront|doit|doivent)(?: pas)?(?: été| être)? (\w+é(?:s|e|es)?) par\b"
+    relative = rf"{subject} que (?:le|la) \w+ a (\w+é(?:s|e|es)?)\b"
+    found = [m for fr in french for m in (re.search(passive, fr), re.search(relative, fr)) if m]
+    assert len(found) >= 40
+    assert all(re.fullmatch(rf"\w+[^é]{ending}", m[1]) for m in found), [m[0] for m in found if not m[1].endswith(ending)][:5]
 
 
 # ---------------------------------------------------------------- the truth
@@ -291,7 +299,7 @@ def test_a_synonym_comes_as_often_as_stated(data):
     for words, p in ((("approuvé", "validé"), 0.8), (("rejeté", "repoussé"), 0.8), (("soutenu", "appuyé"), 0.7), (("Je pense", "Je crois"), 0.6 / 0.85)):
         first, second = (sum(bool(re.search(rf"\b{w}\b", row["translation"]["fr"])) for row in data["train"]) for w in words)
         n = first + second
-        assert n > 200 and abs(first - n * p) < 3.5 * math.sqrt(n * p * (1 - p)), (words, first, second)
+        assert n > 150 and abs(first - n * p) < 3.5 * math.sqrt(n * p * (1 - p)), (words, first, second)
 
 
 def test_next_words_are_the_translations_once_more(data):
