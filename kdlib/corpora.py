@@ -14,6 +14,7 @@ and some sentences about them; a Python int is the set (bit i: true in world i).
 others it says "not all". Each sentence has a literal and a pragmatic set, and a phenomenon says which share of the readers
 is pragmatic: `label_dist` is the vote of all readers, `label` the answer of one of them.
 
+The third corpus, MiniParl, has a grammar of its own (`parliament`) and is written here with the others.
 `python -m kdlib.corpora` rebuilds every file bit for bit under the lock; `--check` compares instead of writing.
 """
 import argparse
@@ -32,7 +33,8 @@ from pathlib import Path
 LABELS = {"mini_nli": ["entailment", "neutral", "contradiction"], "mini_qqp": ["not_duplicate", "duplicate"]}
 COLUMNS = {"mini_nli": ("premise", "hypothesis"), "mini_qqp": ("question1", "question2")}
 SPLITS = {"mini_nli": {"train": 8000, "validation_matched": 1000, "test_matched": 1000},
-          "mini_qqp": {"train": 8000, "validation": 1000, "test": 1000}}
+          "mini_qqp": {"train": 8000, "validation": 1000, "test": 1000},
+          "miniparl": {"train": 20_000, "validation": 1000, "test": 1000}}
 SEED = 2025                                                        # of the stored files
 DATA = Path(__file__).resolve().parent.parent / "data"
 
@@ -358,11 +360,14 @@ def split_of(key):
 
 @cache
 def rows(corpus, seed=SEED):
-    """{split: list of rows} of a corpus; each phenomenon gets its share of every split, and no pair comes twice: with MiniQQP
+    """{split: list of rows} of a corpus (MiniParl's come from `parliament`); each phenomenon gets its share of every split, and no pair comes twice: with MiniQQP
     not swapped either, since a duplicate is one both ways round (in MiniNLI a swapped pair asks something else).
 
     Another seed gives further rows of the same grammar; its train rows hold no pair of the stored validation and test files.
     """
+    if corpus == "miniparl":
+        from . import parliament
+        return parliament.rows(seed)
     draw_pair, phenomena = (nli_pair, SHARES) if corpus == "mini_nli" else (qqp_pair, dict.fromkeys(FAMILIES, 1))
     sizes = SPLITS[corpus]
     first, second = COLUMNS[corpus]
@@ -419,24 +424,32 @@ def content_hash(table):
     """SHA-256 over the rows of an iterable of dicts, independent of the Parquet writer; probabilities to six places."""
     digest = hashlib.sha256()
     for row in table:
-        votes = [round(float(p), 6) for p in row["label_dist"]]
-        digest.update(json.dumps({**row, "label_dist": votes}, sort_keys=True).encode() + b"\n")
+        votes = {"label_dist": [round(float(p), 6) for p in row["label_dist"]]} if "label_dist" in row else {}
+        digest.update(json.dumps({**row, **votes}, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
 
 def build(out):
-    """Write both corpora under the folder `out` (`mini_nli/`, `mini_qqp/`), in the hub's layout; {path: SHA-256}."""
-    from datasets import ClassLabel, Dataset, Features, List, Value, disable_progress_bars
+    """Write all corpora under the folder `out` (`mini_nli/`, `mini_qqp/`, `miniparl/`), in the hub's layout; {path: SHA-256}."""
+    import pyarrow.parquet as pq
+    from datasets import ClassLabel, Dataset, Features, List, Translation, Value, disable_progress_bars
     disable_progress_bars()
+    schemas = {corpus: {**{c: Value("string") for c in COLUMNS[corpus]}, "label": ClassLabel(names=names), "idx": Value("int32"),
+                        "label_dist": List(Value("float32"), length=len(names)), "phenomenon": Value("string")}
+               for corpus, names in LABELS.items()}
+    schemas["miniparl"] = {"translation": Translation(languages=["en", "fr"]), "phenomenon": Value("string")}
     hashes = {}
-    for corpus, names in LABELS.items():
-        features = Features({**{c: Value("string") for c in COLUMNS[corpus]}, "label": ClassLabel(names=names), "idx": Value("int32"),
-                             "label_dist": List(Value("float32"), length=len(names)), "phenomenon": Value("string")})
+    for corpus, schema in schemas.items():
+        features = Features(schema)
         for split, table in rows(corpus).items():
             path = Path(out) / corpus / f"{split}-00000-of-00001.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             columns = {name: [row[name] for row in table] for name in features}
-            Dataset.from_dict(columns, features=features).to_parquet(path)
+            data = Dataset.from_dict(columns, features=features)
+            if corpus == "miniparl":                                    # long texts: a sixth of what `to_parquet` writes
+                pq.write_table(data.with_format("arrow")[:], path, compression="zstd", compression_level=19, use_dictionary=False)
+            else:
+                data.to_parquet(path)
             hashes[f"{corpus}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
     return hashes
 
@@ -456,8 +469,8 @@ def describe(hashes):
 
 def main(argv=None):
     """Build into `--out`, or compare what is there with a fresh build (`--check`); 0 if all is well."""
-    parser = argparse.ArgumentParser(prog="python -m kdlib.corpora", description="Rebuild MiniNLI and MiniQQP from their grammar.")
-    parser.add_argument("--out", type=Path, default=DATA, help="folder for mini_nli/ and mini_qqp/ (default: data)")
+    parser = argparse.ArgumentParser(prog="python -m kdlib.corpora", description="Rebuild MiniNLI, MiniQQP and MiniParl from their grammars.")
+    parser.add_argument("--out", type=Path, default=DATA, help="folder for mini_nli/, mini_qqp/ and miniparl/ (default: data)")
     parser.add_argument("--check", action="store_true", help="write nothing; compare the files with a fresh build")
     args = parser.parse_args(argv)
     if args.check:
