@@ -16,7 +16,7 @@ STORED = "data/teachers/mnli_logits.safetensors"
 
 @pytest.mark.parametrize("corpus", ["mini_nli", "mini_qqp"])
 def test_the_embedded_teacher_is_as_good_as_it_says(corpus):
-    folder, task = DATA / "teachers" / corpus, glue.TASKS[corpus.removeprefix("mini_")]
+    folder, task = DATA / "teachers" / corpus, teachers.TASK_OF[corpus]
     about = json.loads((folder / "teacher.json").read_text())
     teacher, tokenizer = models.load(f"data/teachers/{corpus}", labels=task.labels), models.load_tokenizer(f"data/teachers/{corpus}")
     rows = glue.load(task, f"data/{corpus}", task.validation)
@@ -65,3 +65,14 @@ def test_real_rows_find_their_stored_answers_whatever_their_order():
 def test_rows_that_the_teacher_never_saw_are_told(tmp_path):
     with pytest.raises(ValueError, match="only 0 of its 1,000 rows are among the 2 wanted ones"):
         glue.load("mnli", "data/mini_nli", "validation_matched", among=["0" * 16, "1" * 16])
+
+
+@pytest.mark.parametrize("corpus", sorted(teachers.TASK_OF))
+def test_the_command_that_makes_an_embedded_teacher_again(tmp_path, monkeypatch, corpus):
+    """The whole path, with a recipe that takes seconds."""
+    monkeypatch.setattr(teachers, "MINI", teachers.MINI | dict(layers=1, width=16, heads=2, more_rows_seeds=[]))
+    monkeypatch.setitem(teachers.OWN, corpus, dict(epochs=1, learning_rate=1e-3))
+    teachers.train_mini(corpus, tmp_path / "out", tmp_path / "scratch")
+    about = json.loads((tmp_path / "out" / "teacher.json").read_text())
+    assert about["rows"] == 8000 and 0 < about["test_accuracy"] < 1 and len(about["history"]) == 1
+    assert models.load(tmp_path / "out", labels=teachers.TASK_OF[corpus].labels).config.num_hidden_layers == 1
