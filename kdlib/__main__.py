@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
     store = commands.add_parser("store", help="collect my records of a notebook into data/results")
     store.add_argument("notebook")
-    store.add_argument("profile")
+    store.add_argument("profile", choices=["smoke", "laptop", "lab", "full"])
     store.add_argument("--name", default="", help="of the file, where a sweep should stand beside the profile's own")
 
     get = commands.add_parser("get", help="fetch real rows, votes and a small pretrained BERT")
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         return COMMANDS[given.command](given) or 0
-    except (ValueError, FileNotFoundError, ConnectionError) as error:      # what the user can mend: one line, no traceback
+    except (ValueError, OSError) as error:      # what the user can mend: one line, no traceback
         print(f"kdlib {given.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -151,8 +151,8 @@ def _figures(given) -> int:
 
 
 def _store(given) -> int:
-    from . import results
-    print(results.store(given.notebook, given.profile, name=given.name))
+    from . import batch, results
+    print(results.store(batch.notebook_path(given.notebook).stem, given.profile, name=given.name))
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import yaml
 
-from .run import ROOT, checked_seed, run_folder, runs_root, settings_of
+from .run import ROOT, checked_seed, run_folder, runs_root, settings_of, writable
 
 COURSE = tuple(path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
 OK, FAILED, KILLED = 0, 1, 138
@@ -61,9 +61,10 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     if parameters.get("run_dir"):
         parameters["run_dir"] = str(Path(parameters["run_dir"]).expanduser().resolve())   # the kernel runs elsewhere
     profile, folder = _place(path, profile, parameters, runs)
+    _refuse_placeholders(parameters)
     executed = executed or folder / path.name
-    for place in (folder, executed.parent):
-        place.mkdir(parents=True, exist_ok=True)
+    writable(folder)
+    executed.parent.mkdir(parents=True, exist_ok=True)
     (folder / "record.json").unlink(missing_ok=True)
     given = executed.with_suffix(".parameters.yaml")
     # through yaml, not json: papermill reads this file as YAML 1.1, where 2e-05 is a text and 2.0e-05 a number
@@ -88,10 +89,17 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
 
 
 def _place(path: Path, profile: str, parameters: dict, runs: Path | None = None) -> tuple[str, Path]:
-    """The profile's name and the run folder. ValueError for a parameter that is unknown or of another type."""
+    """The profile's name and the run folder. ValueError for a parameter that is unknown, of another type or out of its range."""
     settings = settings_of(path.stem, profile, **{k: v for k, v in parameters.items() if k not in ("seed", "run_dir")})
     profile, seed = settings.pop("profile"), checked_seed(parameters.get("seed", 0))
     return profile, run_folder(path.stem, profile, seed, settings, parameters.get("run_dir", ""), runs)
+
+
+def _refuse_placeholders(parameters: dict) -> None:
+    """ValueError for -1 and "": an untouched parameters cell holds them, so a user who writes one would get the profile's value."""
+    for name, given in parameters.items():
+        if name != "run_dir" and not isinstance(given, bool) and given in (-1, ""):
+            raise ValueError(f"{name}={given!r} is no value: inside a notebook it stands for \"as the profile says\"; leave {name} out for that")
 
 
 def _execute(command: list[str], environment: dict, timeout: int | None, stop: threading.Event | None) -> tuple[int, str]:
@@ -220,6 +228,8 @@ def _points(path: Path, grid: dict[str, list], profile: str, fixed: dict) -> dic
             raise ValueError(f"the points {points[folder][0]!r} and {name!r} share the run folder {_short(folder)}: "
                              "name each value once, and no run_dir for a whole grid")
         points[folder] = name, fixed | point
+    for _, given in points.values():
+        _refuse_placeholders(given)
     return points
 
 

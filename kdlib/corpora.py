@@ -360,8 +360,10 @@ def split_of(key):
 
 @cache
 def rows(corpus, seed=SEED):
-    """{split: list of rows} of a corpus (MiniParl's come from `parliament`); each phenomenon gets its share of every split, and no pair comes twice: with MiniQQP
-    not swapped either, since a duplicate is one both ways round (in MiniNLI a swapped pair asks something else).
+    """{split: list of rows} of a corpus; each phenomenon gets its share of every split, and no pair comes twice.
+
+    With MiniQQP not swapped either, since a duplicate is one both ways round; in MiniNLI a swapped pair asks something else.
+    MiniParl's rows come from `parliament`.
 
     Another seed gives further rows of the same grammar; its train rows hold no pair of the stored validation and test files.
     """

@@ -27,6 +27,9 @@ ROOT = Path(os.environ.get("KD_ROOT") or Path(__file__).resolve().parent.parent)
 DATA = ROOT / "data"
 PROFILES = ("smoke", "laptop", "lab", "full")
 NEEDED_MB = 200                             # below this much free disk, a run refuses to start
+_positive, _share, _count = ((lambda v: v > 0, "above 0"), (lambda v: 0 <= v <= 1, "in [0, 1]"), (lambda v: v >= 0, "a count, or 0 for all"))
+LIMITS = {"temperature": _positive, "learning_rate": _positive, "epochs": _positive, "batch_size": _positive, "max_length": _positive,
+          "alpha": _share, "smoothing": _share, "train_rows": _count, "validation_rows": _count, "rows": _count}
 
 
 def runs_root() -> Path:
@@ -44,7 +47,7 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
     """The settings of a notebook under a profile, with `parameters` laid over them; checked by name and type.
 
     A parameter of -1 or "" means "as the profile says", so a notebook can declare all of them with plain types.
-    Raises ValueError for an unknown profile, an unknown or misspelt name, and a value of another type.
+    Raises ValueError for an unknown profile, an unknown or misspelt name, a value of another type or out of its range.
     """
     import yaml
     profile = profile or os.environ.get("KD_PROFILE") or "laptop"
@@ -62,6 +65,13 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
                                  f"{notebook} has {', '.join(settings)}")
             if not (origin == "parameters" and isinstance(value, (int, float, str)) and value in (-1, "")):
                 settings[name] = _typed(name, value, blocks["defaults"][name], origin)
+    for name, (holds, words) in LIMITS.items():
+        if name in settings and not holds(settings[name]):
+            raise ValueError(f"{name} must be {words}, not {settings[name]!r}")
+    if "method" in settings:
+        from .figures import METHODS
+        if settings["method"] not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {settings['method']!r}{_guess(settings['method'], METHODS)}")
     return {"profile": profile, **settings}
 
 
@@ -111,6 +121,17 @@ def refuse_unknown_injected(declared: set[str]) -> None:
                                  f"this notebook has {', '.join(sorted(declared))}")
 
 
+def writable(folder: Path) -> None:
+    """Make the run folder; OSError with what to do unless it can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"the run folder {folder} cannot be written ({error.strerror}); set KD_RUNS or run_dir to a folder of yours") from error
+
+
 def set_seed(seed: int) -> None:
     """Python, NumPy and torch."""
     import torch
@@ -136,14 +157,7 @@ class Run:
         return {"profile": self.profile, "seed": self.seed, "settings": vars(self.settings)}
 
     def _open(self, configuration: dict) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / ".probe"
-            probe.write_bytes(b"x")
-            probe.unlink()
-        except OSError as error:
-            raise OSError(f"the run folder {self.folder} cannot be written ({error.strerror}); set KD_RUNS or run_dir to "
-                          "a folder of yours") from error
+        writable(self.folder)
         free = shutil.disk_usage(self.folder).free / 1e6
         if free < NEEDED_MB:
             raise OSError(f"only {free:.0f} MB are free under {self.folder}; a run needs {NEEDED_MB} MB. Delete old runs "

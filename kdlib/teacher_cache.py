@@ -46,7 +46,7 @@ def build(teacher, rows, tokenizer, *, topk: int = 0, temperatures: tuple[float,
     """The teacher's answers to `rows` (encoded, unpadded: a `datasets.Dataset`), from disk where they are, else asked for now.
 
     topk: 0 for a classifier; for a causal language model, how many words to keep of each position that `labels` does not
-    mask (all, without labels). temperatures: those at which the lumped tail will be right. dtype: of what is kept.
+    mask (all, without labels). temperatures: those at which the lumped tail will be right. dtype: of a classifier's logits.
     root: default `teacher_cache/` beside the run folders. ValueError for arguments that make no sense, OSError when the
     disk is too small (seen with the first shard) or fills up later (finished shards stay and are used next time).
     """

@@ -255,7 +255,8 @@ def control(method: str, logits: np.ndarray, *, alpha: float, temperature: float
     with alpha = smoothing and T = 1, which is label smoothing up to a constant. "shuffled": each row keeps the teacher's
     top class and its probability, the other classes trade places at random: as soft as the teacher, without what it knows
     about wrong classes (with two classes there is one other, and nothing to trade). "shuffled_doubt": each row gets the whole
-    answer of another row with the same top class: without what the teacher knows about which rows are doubtful. logits: (rows, classes), left untouched.
+    answer of another row with the same top class: without what the teacher knows about which rows are doubtful.
+    logits: (rows, classes), left untouched.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")

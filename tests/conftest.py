@@ -2,6 +2,7 @@
 import atexit
 import os
 import shutil
+import subprocess
 import tempfile
 
 _cache = tempfile.mkdtemp(prefix="kdlib-tests-")             # before any import of datasets, which reads it once
@@ -20,6 +21,19 @@ def fresh_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
     monkeypatch.delenv("KD_PROFILE", raising=False)
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "kdlib-test", str(place)],
+                                                       capture_output=True).returncode == 0
+    if not mounted:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield place
+    subprocess.run(["umount", str(place)])
 
 
 @pytest.fixture(scope="session")

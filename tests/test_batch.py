@@ -239,3 +239,23 @@ def test_notebooks_are_found_by_number_and_name():
     assert batch.notebook_path("04").stem == batch.notebook_path("04_distilbert_mnli").stem == "04_distilbert_mnli"
     with pytest.raises(FileNotFoundError, match="there are 00_start_here"):
         batch.notebook_path("99")
+
+
+@pytest.mark.parametrize("wrong, sentence", [
+    ({"alpha": 2.0}, r"alpha must be in \[0, 1\], not 2.0"), ({"alpha": 2.0, "method": "ce"}, "alpha must be in"),
+    ({"temperature": 0.0}, "temperature must be above 0"), ({"learning_rate": -0.1}, "learning_rate must be above 0"),
+    ({"epochs": 0}, "epochs must be above 0"), ({"train_rows": -5}, "train_rows must be a count"), ({"method": "kdd"}, "did you mean 'kd'"),
+    ({"temperature": -1}, "stands for \"as the profile says\"; leave temperature out"), ({"method": ""}, "leave method out")])
+def test_a_value_out_of_its_range_is_refused_before_anything_runs(notebook, tmp_path, wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        batch.run_notebook(notebook("run.finish()"), "smoke", wrong, runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_runs_folder_that_is_a_file_is_told_in_one_line(notebook, tmp_path, monkeypatch, capsys):
+    from kdlib.__main__ import main
+    (tmp_path / "taken").write_text("a file, no folder")
+    monkeypatch.setenv("KD_RUNS", str(tmp_path / "taken"))
+    assert main(["run", str(notebook("run.finish()")), "--profile", "smoke"]) == 2
+    told = capsys.readouterr().err
+    assert "cannot be written" in told and "set KD_RUNS" in told and "Traceback" not in told

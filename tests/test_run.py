@@ -155,19 +155,6 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path, monkeypatch
         start()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "kdlib-test", str(place)],
-                                                       capture_output=True).returncode == 0
-    if not mounted:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield place
-    subprocess.run(["umount", str(place)])
-
-
 def test_a_disk_that_is_too_small_is_refused_at_once(small_disk):
     with pytest.raises(OSError, match=r"only \d MB are free.*a run needs 200 MB.*KD_RUNS"):
         start(run_dir=str(small_disk / "run"))

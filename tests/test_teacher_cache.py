@@ -252,18 +252,6 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(tmp_path, tok, rows):
     assert count.rows == 24
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "kdlib-test", str(place)],
-                                                       capture_output=True).returncode == 0
-    if not mounted:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield place
-    subprocess.run(["umount", str(place)])
-
-
 def test_a_disk_that_fills_up_loses_no_finished_shard(small_disk, tok, rows, monkeypatch):
     teacher = tiny.bert()
     kw = dict(root=small_disk, shard_rows=8, batch_size=8)
