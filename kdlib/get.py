@@ -165,4 +165,4 @@ def gated_advice(source) -> str:
     """How to get at a repository that asks for consent first, and what to take instead."""
     return (f"{source} is gated: its owner asks you to accept a licence first. Do that at {HUB}/{source} (minutes to a day), make a "
             "token at https://huggingface.co/settings/tokens, and give it as HF_TOKEN=… or with `hf auth login`. Without access: "
-            "others publish copies under the same licence, such as unsloth/Llama-3.2-3B-Instruct and unsloth/Llama-3.2-1B.")
+            "unsloth/Llama-3.2-3B-Instruct and unsloth/Llama-3.2-1B are copies that others publish, under the same licence.")
