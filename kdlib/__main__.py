@@ -177,5 +177,14 @@ def _test(given) -> int:
 COMMANDS = {"course": _course, "run": _run, "sweep": _sweep, "figures": _figures, "store": _store, "get": _get,
             "bench": _bench, "test": _test}
 
+def command() -> int:
+    """`main` as a shell calls it: what the user can mend is one line, not a traceback; `main` says so itself but for `train`."""
+    try:
+        return main()
+    except (ValueError, OSError) as error:
+        print(f"kdlib train: {error}", file=sys.stderr)
+        return 2
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -2,6 +2,7 @@
 
 papermill's cell status lies after a killed kernel (every cell "completed"), so it is never read.
 """
+import ast
 import itertools
 import json
 import os
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import yaml
 
-from .run import ROOT, checked_seed, run_folder, runs_root, settings_of, writable
+from .run import ROOT, checked_seed, guess, run_folder, runs_root, settings_of, writable
 
 COURSE = tuple(path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
 OK, FAILED, KILLED = 0, 1, 138
@@ -90,9 +91,21 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
 
 def _place(path: Path, profile: str, parameters: dict, runs: Path | None = None) -> tuple[str, Path]:
     """The profile's name and the run folder. ValueError for a parameter that is unknown, of another type or out of its range."""
+    _refuse_undeclared(path, parameters)
     settings = settings_of(path.stem, profile, **{k: v for k, v in parameters.items() if k not in ("seed", "run_dir")})
     profile, seed = settings.pop("profile"), checked_seed(parameters.get("seed", 0))
     return profile, run_folder(path.stem, profile, seed, settings, parameters.get("run_dir", ""), runs)
+
+
+def _refuse_undeclared(path: Path, parameters: dict) -> None:
+    """ValueError for a name that the notebook's parameters cell lacks: the kernel would start, and stop at it."""
+    import nbformat
+    cells = [c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])]
+    names = [node.target.id for c in cells for node in ast.parse(c.source).body if isinstance(node, ast.AnnAssign)]
+    for name in parameters:
+        if name not in names:
+            raise ValueError(f"unknown parameter {name!r}{guess(name, names)}; {path.stem} takes {', '.join(names)}. "
+                             f"What else its profile sets is changed in kdlib/profiles/{path.stem}.yaml")
 
 
 def _refuse_placeholders(parameters: dict) -> None:

@@ -307,7 +307,7 @@ def pulls(table):
         ax.grid(axis="x", visible=False)
     reach = 1.1 * max(0.65, *(table["soft"].abs() + table["hard"].abs()))           # the same scale wherever the slider stands
     axes[0][0].set(ylabel="push on the student's logit", ylim=(-reach, reach))
-    axes[0][-1].legend(fontsize=8)
+    axes[0][-1].legend(fontsize=9)
     return fig
 
 
@@ -316,13 +316,13 @@ def pulls(table):
     right loss stands at 1 everywhere.""")
 def mistakes(table):
     """columns: mistake, loss, norm (ratio to the right gradient's), "first step" and "last step" (cosines with it)"""
-    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(8.4, 0.36 * len(table) + 1.0))
+    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(8.4, 0.42 * len(table) + 1.0))
     y = np.arange(len(table))[::-1]
 
     def dots(ax, column, i, size, **kw):
         ax.plot(table[column], y, MARKERS[i], color=COLORS[i], markersize=size, **kw)
         for at, value in zip(y, table[column]):
-            ax.annotate(f"{value:.2f}", (value, at), (0, (5, -12)[i]), textcoords="offset points", ha="center", fontsize=7.5, color=COLORS[i])
+            ax.annotate(f"{value:.2f}", (value, at), (0, (5, -12)[i]), textcoords="offset points", ha="center", fontsize=9, color=COLORS[i])
 
     axes[0].hlines(y, 1, table["norm"], color=COLORS[0], linewidth=1.5)
     axes[1].hlines(y, table["first step"], table["last step"], color="grey", linewidth=1)
@@ -333,6 +333,7 @@ def mistakes(table):
         ax.set(xlabel=label, ylim=(-0.7, len(table) - 0.3))
         ax.margins(x=0.12)
     axes[0].set_xscale("log")
+    axes[0].xaxis.set_major_formatter("{x:g}")
     axes[0].set_yticks(y, table["mistake"])
     axes[1].legend(fontsize=8, ncols=2, reverse=True, loc="lower center", bbox_to_anchor=(0.5, 1))
     return fig

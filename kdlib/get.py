@@ -73,11 +73,14 @@ def local_copy(source: str | Path) -> Path | None:
 def get_real(parts: list[str] | None = None, source: Path | None = None) -> Path:
     """Fetch (or copy from `source`) the named parts of `REAL`, all by default; files that are there and right are kept.
 
-    Raises ValueError for a wrong checksum or an unknown part, ConnectionError with advice when the network is closed.
+    Raises ValueError for a wrong checksum or an unknown part, ConnectionError with advice when the network is closed,
+    NotADirectoryError for a source that is none.
     """
     parts = parts or list(REAL)
     if unknown := set(parts) - set(REAL):
         raise ValueError(f"no part {', '.join(sorted(unknown))}; there are {', '.join(REAL)}")
+    if source is not None and not Path(source).is_dir():
+        raise NotADirectoryError(f"--from {source}: there is no such folder")
     root = real_folder()
     for part in parts:
         for file in REAL[part]:

@@ -22,6 +22,10 @@ from .run import DATA, ROOT, runs_root, write_json
 REQUIRED = ("notebook", "profile", "seed", "settings", "results")
 
 
+class BrokenRecord(UserWarning):
+    """A record that cannot be read stands among good ones."""
+
+
 def read(path: Path) -> dict:
     """One record. ValueError when it is cut off or not a record."""
     try:
@@ -35,12 +39,14 @@ def read(path: Path) -> dict:
 
 def records(notebook: str = "*", profile: str = "", root: Path | None = None) -> list[dict]:
     """All records under the runs folder; one that cannot be read is named in a warning and left out."""
+    if not notebook or Path(notebook).is_absolute():
+        raise ValueError(f"name a notebook, such as 04_distilbert_mnli (\"*\" for all), not {notebook!r}; other folders are read with root=")
     found = []
     for path in sorted((root or runs_root()).glob(f"{notebook}/*/record.json")):
         try:
             record = read(path)
         except ValueError as error:
-            warnings.warn(str(error))
+            warnings.warn(str(error), BrokenRecord)
             continue
         if not profile or record["profile"] == profile:
             found.append(record)
@@ -268,8 +274,14 @@ def store(notebook: str, profile: str, root: Path | None = None, name: str = "")
     """Collect my records of a notebook and profile into data/results: how reference results are made.
 
     name: of the file, where a sweep should stand beside the profile's own ("lab_temperature"); `reference` reads it by this name.
+    Raises ValueError for a record that cannot be read: a reference that lacks a run in silence would be a wrong one.
     """
-    found = records(notebook, profile, root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", BrokenRecord)
+        try:
+            found = records(notebook, profile, root)
+        except BrokenRecord as broken:
+            raise ValueError(f"nothing was stored: {broken}, or delete it") from None
     if not found:
         raise FileNotFoundError(f"no records of {notebook} under profile {profile} in {root or runs_root()}")
     path = DATA / "results" / notebook / f"{name or profile}.json"

@@ -52,7 +52,7 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
     import yaml
     profile = profile or os.environ.get("KD_PROFILE") or "laptop"
     if profile not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}{_guess(profile, PROFILES)}")
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}{guess(profile, PROFILES)}")
     file = resources.files("kdlib.profiles") / f"{notebook}.yaml"
     if not file.is_file():
         raise ValueError(f"there is no profile file for the notebook {notebook!r}")
@@ -61,7 +61,7 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
     for origin, values in ((f"{notebook}.yaml, {profile}", blocks[profile] or {}), ("parameters", parameters)):
         for name, value in values.items():
             if name not in settings:
-                raise ValueError(f"unknown parameter {name!r} ({origin}){_guess(name, settings)}; "
+                raise ValueError(f"unknown parameter {name!r} ({origin}){guess(name, settings)}; "
                                  f"{notebook} has {', '.join(settings)}")
             if not (origin == "parameters" and isinstance(value, (int, float, str)) and value in (-1, "")):
                 settings[name] = _typed(name, value, blocks["defaults"][name], origin)
@@ -71,7 +71,7 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
     if "method" in settings:
         from .figures import METHODS
         if settings["method"] not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {settings['method']!r}{_guess(settings['method'], METHODS)}")
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {settings['method']!r}{guess(settings['method'], METHODS)}")
     return {"profile": profile, **settings}
 
 
@@ -91,7 +91,8 @@ def _typed(name: str, value, example, origin: str):
     return value
 
 
-def _guess(name: str, known) -> str:
+def guess(name: str, known) -> str:
+    """"; did you mean …?" where a known name is close, else nothing."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -117,7 +118,7 @@ def refuse_unknown_injected(declared: set[str]) -> None:
             names = {t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets
                      if isinstance(t, ast.Name)}
             if unknown := sorted(names - declared):
-                raise ValueError(f"unknown parameter {', '.join(unknown)}{_guess(unknown[0], declared)}; "
+                raise ValueError(f"unknown parameter {', '.join(unknown)}{guess(unknown[0], declared)}; "
                                  f"this notebook has {', '.join(sorted(declared))}")
 
 

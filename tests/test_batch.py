@@ -20,7 +20,12 @@ PARAMETERS = """profile: str = ""
 seed: int = 0
 run_dir: str = ""
 learning_rate: float = -1
-method: str = \"\""""
+method: str = ""
+alpha: float = -1
+temperature: float = -1
+epochs: int = -1
+train_rows: int = -1
+"""
 START = """import kdlib as kd
 run = kd.start("04_distilbert_mnli", profile=profile, seed=seed, run_dir=run_dir, learning_rate=learning_rate, method=method)"""
 
@@ -51,6 +56,13 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(notebook, tmp_path):
     for wrong in ({"lerning_rate": 1.0}, {"learning_rate": "2e-5"}):
         with pytest.raises(ValueError, match="learning_rate"):
             batch.run_notebook(path, "smoke", wrong, runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("wrong, hint", [({"sede": 1}, "did you mean 'seed'"), ({"batch_size": 8}, "takes profile, seed, .*profiles/04_distilbert_mnli.yaml")])
+def test_a_name_that_the_notebook_does_not_declare_is_refused_before_a_kernel_starts(notebook, tmp_path, wrong, hint):
+    with pytest.raises(ValueError, match=hint):
+        batch.run_notebook(notebook("run.finish()"), "smoke", wrong, runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

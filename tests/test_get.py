@@ -129,6 +129,12 @@ def test_from_a_folder_that_lacks_a_file_or_has_another(server, tmp_path):
     assert there(tmp_path / "real") == {} and (tmp_path / "stick" / "chaos" / "votes.jsonl").exists()
 
 
+def test_from_a_folder_that_is_not_there_is_refused_even_where_nothing_is_missing(server, tmp_path):
+    get.get_real()
+    with pytest.raises(NotADirectoryError, match="no such folder"):
+        get.get_real(source=tmp_path / "nowhere")
+
+
 def test_a_closed_network_says_what_to_do(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(get, "REAL", {"votes": [get.File("votes", "http://127.0.0.1:9/votes", "")]})
     with pytest.raises(ConnectionError, match="KD_REAL=FOLDER.*--from FOLDER"):

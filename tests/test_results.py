@@ -123,6 +123,21 @@ def test_store_and_read_back(fresh_runs, stored):
         results.reference(NOTEBOOK, "full")
 
 
+def test_nothing_is_stored_beside_a_broken_record(fresh_runs, stored):
+    put(fresh_runs, "a", record(0, 0.8)), put(fresh_runs, "b", record(1, 0.9))
+    broken = next(p for p in fresh_runs.glob("*/b/record.json"))
+    broken.write_text(broken.read_text()[:40])
+    with pytest.raises(ValueError, match="nothing was stored: .*b.record.json is cut off"):
+        results.store(NOTEBOOK, "smoke")
+    assert not (stored / NOTEBOOK).exists()
+
+
+@pytest.mark.parametrize("name", ["", "/somewhere/else"])
+def test_a_notebook_is_named_not_a_path(name):
+    with pytest.raises(ValueError, match="name a notebook"):
+        results.load(name)
+
+
 def test_your_run_beside_the_reference():
     against = [record(s, a) for s, a in enumerate((0.80, 0.82, 0.84))]
     rows = results.compare(record(accuracy=0.85), ["accuracy", "missing"], against).set_index("metric")

@@ -87,6 +87,12 @@ def test_what_makes_no_sense_is_refused(place, tmp_path, changes, hint):
         main(command(place, tmp_path / "student", **changes))
 
 
+def test_a_shell_sees_one_line_and_no_traceback(place, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "kdlib", *command(place, tmp_path / "student", alpha=1.5)], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("kdlib train: ") and "soft loss" in done.stderr
+
+
 def test_a_teacher_whose_classes_are_permuted_is_refused(place, tmp_path):
     """Its names are right and its answers are not: only the rows tell."""
     with pytest.raises(ValueError, match="output 0 = contradiction, output 1 = entailment, output 2 = neutral"):
