@@ -2,6 +2,7 @@
 import numpy as np
 import torch
 
+from .causal import logits_at
 from .glue import collator
 from .losses import TopK, distillation_loss, topk_distillation_loss
 from .models import forward_inputs
@@ -46,9 +47,12 @@ def topk_answers(teacher, rows, k: int, temperatures: list[float], batch_size: i
         ids = [torch.tensor(rows[i]["input_ids"]) for i in picked]
         batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(teacher.device)      # padded on the right: no real token sees it
         mask = torch.arange(batch.shape[1], device=batch.device)[None] < torch.tensor([len(i) for i in ids], device=batch.device)[:, None]
-        logits = teacher(input_ids=batch, attention_mask=mask.long()).logits
+        keep = torch.zeros_like(mask)
         for row, i in enumerate(picked):
-            said[i] = compress(logits[row][predicted(rows[i]).to(logits.device)], k, temperatures)
+            keep[row, predicted(rows[i]).to(batch.device)] = True
+        logits = logits_at(teacher, {"input_ids": batch, "attention_mask": mask.long()}, keep)     # no logits of prompts
+        for i, part in zip(picked, logits.split(keep.sum(1).tolist())):
+            said[i] = compress(part, k, temperatures)
     teacher.train(was_training)
     ids, logprobs, rest = (torch.cat(parts) for parts in zip(*said))
     offsets = torch.tensor([0, *np.cumsum([len(part[0]) for part in said])])

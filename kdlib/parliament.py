@@ -456,6 +456,26 @@ def next_words(english, prefix=""):
     return {word: p / total for word, p in sorted(mass.items(), key=lambda item: (-item[1], item[0]))}
 
 
+def next_ids(english, target, encode):
+    """[{id: probability}], one a token of `target`: how the next token is truly distributed after those before it.
+
+    encode: text → token ids, with whatever ends a translation. Exact for any tokenizer: translations are compared as ids.
+    Raises ValueError unless `target` is one of the translations.
+    """
+    ids, alive, out = encode(target), [(encode(text), p) for text, p in translations(english).items()], []
+    for i, said in enumerate(ids):
+        mass = defaultdict(float)
+        for other, p in alive:
+            if len(other) > i:
+                mass[other[i]] += p
+        if said not in mass:
+            raise ValueError(f"{target!r} is no translation of {english!r}")
+        total = sum(mass.values())
+        out.append({token: p / total for token, p in mass.items()})
+        alive = [(other, p) for other, p in alive if len(other) > i and other[i] == said]
+    return out
+
+
 def greedy(english):
     """The translation that takes the most likely next word each time: what a perfect student says."""
     words = []

@@ -2,6 +2,7 @@
 
     python -m kdlib.teachers mini_nli          a 4-layer BERT from scratch on the embedded MiniNLI
     python -m kdlib.teachers mini_qqp          the same on MiniQQP
+    python -m kdlib.teachers miniparl          a 4-layer Llama from scratch on the embedded MiniParl
     python -m kdlib.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship
     python -m kdlib.teachers qqp               the same on 8,000 real QQP rows
 """
@@ -24,6 +25,9 @@ OWN = {"mini_nli": dict(epochs=8, learning_rate=1e-3),
        "mini_qqp": dict(epochs=12, learning_rate=5e-4)}         # at 1e-3 it falls back to one answer after an epoch
 REAL = dict(source="nyu-mll/glue", body="sentence-transformers/all-MiniLM-L6-v2", rows=8000, validation=4000,
             epochs=3, learning_rate=5e-5, batch_size=32, max_length=128, seed=0)
+
+PARL = dict(source="data/miniparl", layers=4, width=128, heads=4, kv_heads=2, inner=256, initializer_range=0.09, epochs=6,
+            learning_rate=3e-3, batch_size=64, max_length=256, seed=0)
 
 
 def train_mini(corpus: str, out: Path, scratch: Path) -> None:
@@ -76,6 +80,35 @@ def _about(trainer: DistillationTrainer, start: float) -> dict:
                for entry in trainer.state.log_history if "eval_accuracy" in entry][:int(trainer.args.num_train_epochs)]
     return {"accuracy": history[-1]["eval_accuracy"], "minutes": round((time.perf_counter() - start) / 60, 1),
             "history": history, **models.size(trainer.model), "versions": versions()}
+
+
+def train_translator(out: Path, scratch: Path) -> None:
+    """A Llama from scratch on all of MiniParl's training pairs, with the whole prompt; weights, tokenizer and `teacher.json` go to `out`.
+
+    Its end token is a reserved one: student and teacher share a vocabulary, and nothing is resized.
+    """
+    from . import chat, scores, translation
+    start, cfg = time.perf_counter(), dict(PARL)
+    set_seed(cfg["seed"])
+    pairs = {split: translation.load(cfg["source"], split).rows for split in ("train", "validation", "test")}
+    tokenizer = chat.with_end_token(chat.small_tokenizer(text for side in ("en", "fr") for text in pairs["train"][side]), "reserved")
+    teacher = models.tiny_llama(len(tokenizer), tokenizer=tokenizer, max_length=cfg["max_length"],
+                                **{k: cfg[k] for k in ("layers", "width", "heads", "kv_heads", "inner", "initializer_range")})
+    rows, validation = (translation.encode(pairs[split], tokenizer, max_length=cfg["max_length"])[0] for split in ("train", "validation"))
+    args = DistillationArguments(
+        str(scratch), alpha=0.0, learning_rate=cfg["learning_rate"], num_train_epochs=cfg["epochs"], warmup_ratio=0.06,
+        per_device_train_batch_size=cfg["batch_size"], per_device_eval_batch_size=64, seed=cfg["seed"],
+        eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, logging_steps=25, disable_tqdm=True)
+    trainer = DistillationTrainer(models.add_end_token(teacher, tokenizer), args, train_dataset=rows, eval_dataset=validation,
+                                  data_collator=translation.collator(tokenizer))
+    trainer.fit()
+    said = {split: translation.translate(trainer.model, tokenizer, pairs[split]["en"]) for split in ("validation", "test")}
+    about = cfg | {"rows": len(rows), "perplexity": trainer.evaluate()["eval_perplexity"]} | _about(trainer, start) | {
+        f"{split}_bleu": scores.bleu(found.texts, pairs[split]["fr"]).value for split, found in said.items()}
+    trainer.model.save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+    (out / "teacher.json").write_text(json.dumps(about, indent=1) + "\n")
+    print(f"{out}: BLEU {about['validation_bleu']:.1f} on validation, {about['test_bleu']:.1f} on test, {about['minutes']} minutes")
 
 
 def train_real(task: glue.Task, out: Path, scratch: Path) -> None:
@@ -138,13 +171,15 @@ def look_up(source: str | Path, keys: list[str]) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kdlib.teachers", description=__doc__)
-    parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", "mnli", "qqp"])
+    parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", "miniparl", "mnli", "qqp"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--scratch", type=Path, default=Path("runs/teachers"), help="checkpoints: an interrupted run goes on")
     given = parser.parse_args()
     scratch = given.scratch / given.teacher
     if given.teacher in glue.TASKS:
         train_real(glue.TASKS[given.teacher], given.out or DATA / "teachers" / f"{given.teacher}_logits.safetensors", scratch)
+    elif given.teacher == "miniparl":
+        train_translator(given.out or DATA / "teachers" / given.teacher, scratch)
     else:
         train_mini(given.teacher, given.out or DATA / "teachers" / given.teacher, scratch)
 

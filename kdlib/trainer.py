@@ -62,14 +62,15 @@ class DistillationTrainer(Trainer):
     positions reach the head, the student's and the teacher's; see `causal`. Its cache keeps the k likeliest words, its
     evaluation sums up batch by batch (`eval_perplexity` too) and a live teacher reads the set at every evaluation. ce_only:
     ids of target tokens for which CE counts in full and the teacher is not heard, for example the end token that an untuned
-    teacher does not know.
+    teacher does not know. change: a function (answers, student's logits) → answers for control experiments, used while training
+    (`causal.control`).
     """
 
     def __init__(self, model=None, args: DistillationArguments | None = None, *, teacher=None, teacher_cache=None,
-                 ce_only: tuple[int, ...] = (), **kw):
-        self.causal, self.ce_only, self._caches = causal.is_causal(model), tuple(ce_only), []
-        if ce_only and not self.causal:
-            raise ValueError("ce_only names tokens of a causal language model; a classifier has none")
+                 ce_only: tuple[int, ...] = (), change=None, **kw):
+        self.causal, self.ce_only, self._change, self._caches = causal.is_causal(model), tuple(ce_only), change, []
+        if (ce_only or change) and not self.causal:
+            raise ValueError("ce_only and change are about tokens of a causal language model; a classifier has none")
         if teacher_cache is not None:
             self._caches = list(teacher_cache) if isinstance(teacher_cache, (list, tuple)) else [teacher_cache]
             kw = _with_answers(kw, model, self._caches, args, self.causal)
@@ -111,6 +112,8 @@ class DistillationTrainer(Trainer):
             keep, targets = causal.target_positions(labels)
             student = causal.logits_at(model, inputs, keep)
             teacher = self._token_answers(inputs, keep) if self.args.alpha > 0 else None
+            if self._change and teacher is not None and model.training:
+                teacher = self._change(teacher, student)
             loss = causal.token_loss(student, teacher, targets, num_items=num_items_in_batch, **self._settings())
         else:
             outputs = model(**forward_inputs(model, {k: v for k, v in inputs.items() if k != "labels"}))
