@@ -123,5 +123,5 @@ def gradient_cosine(student_logits: torch.Tensor, teacher_logits: torch.Tensor, 
     for loss, teacher in ((distillation_loss, teacher_logits), (topk_distillation_loss, kept)):
         logits = student_logits.detach().clone().requires_grad_()
         loss(logits, teacher, labels, temperature=temperature, alpha=1.0).kd.backward()
-        grads.append(logits.grad.flatten())
+        grads.append(logits.grad.flatten().double())
     return torch.nn.functional.cosine_similarity(*grads, dim=0).item()

@@ -384,3 +384,66 @@ def _accumulation(ratio):
     return closest(ratio, 4, {
         "Trainer divided by the micro-batches itself: it does so unless model_accepts_loss_kwargs is True": 1,
         "the ratio is turned round": 0.25, "the gradient is divided twice": 1 / 16, "it is multiplied twice, or the norms are squared": 16}, tolerance=0.02)
+
+
+# -- 07 ---------------------------------------------------------------------------------------------------------------
+
+REFERENCE = "La Commission n'a pas approuvé le rapport sur la pêche."
+
+
+@question("07.1")
+def _candidates(given):
+    """two candidates: `kept` means what the reference means, `lost` has lost "ne … pas", and BLEU prefers `lost`"""
+    from .scores import bleu
+    kept, lost = given
+    negated = lambda text: " pas " in f" {text} " and any(part in f" {text.lower()}" for part in (" n'", " n’", " ne "))
+    if not negated(kept):
+        return "The first candidate must still say that the Commission did not: it needs both halves of \"ne … pas\"."
+    if negated(lost) or " pas " in f" {lost} ":
+        return "The second candidate should have lost \"ne … pas\" and say the opposite."
+    if kept.strip() == REFERENCE:
+        return "The first candidate is the reference itself; exchange words for synonyms."
+    mine, theirs = (bleu([text], [REFERENCE]).value for text in (kept, lost))
+    if mine >= theirs:
+        return (f"BLEU still prefers the right one ({mine:.1f} to {theirs:.1f}). A single exchanged word breaks up to four runs of four; "
+                "exchange one in the middle, or two.")
+    return None
+
+
+@question("07.2")
+def _kd_on_targets(given):
+    """T² · KL(teacher ‖ student) over target tokens of a causal model: shifted by one, the prompt left out, averaged over tokens"""
+    import torch
+
+    from .losses import distillation_loss
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 7, 5, generator=draw) * 2 for _ in range(2))
+    labels, T = torch.tensor([[-100, -100, -100, 1, 4, 0, -100], [-100, -100, 2, 3, 1, 0, 2]]), 3.0
+    kd = lambda keep, factor=T * T: distillation_loss(student[keep], teacher[keep], torch.zeros(int(keep.sum()), dtype=torch.long), temperature=T).kd * factor / (T * T)
+    keep = torch.zeros_like(labels, dtype=torch.bool)
+    keep[:, :-1] = labels[:, 1:] != -100
+    unshifted, everywhere = labels != -100, torch.ones_like(keep)
+    swapped = distillation_loss(teacher[keep], student[keep], torch.zeros(int(keep.sum()), dtype=torch.long), temperature=T).kd
+    by_row = torch.stack([kd(keep & (torch.arange(2)[:, None] == i)) for i in range(2)]).mean()
+    return closest(float(call(given, student, teacher, labels, T)), kd(keep).item(), {
+        "the labels are not shifted: position i predicts token i + 1": kd(unshifted).item(),
+        "every position counts, the prompt too": kd(everywhere).item(), "T² is forgotten": kd(keep, 1.0).item(),
+        "the KL's arguments are swapped": swapped.item(), "rows are averaged first, so that a token of a short row weighs more": by_row.item(),
+        "the sum is not divided by the number of tokens": kd(keep).item() * int(keep.sum())})
+
+
+@question("07.3")
+def _best_rates(given):
+    """{lora_rank: learning rate}, by mean validation ce over seeds; test scores decide nothing"""
+    import pandas as pd
+    rows = [(rank, rate, seed, ce, bleu) for rank, rate, values in (
+        (0, 1e-2, ((0.50, 40), (0.90, 41), (0.52, 42))), (0, 1e-3, ((0.60, 50), (0.61, 50), (0.59, 50))), (0, 1e-4, ((0.70, 60), (0.70, 61), (0.70, 62))),
+        (16, 1e-2, ((0.80, 30), (0.81, 30), (0.79, 31))), (16, 1e-3, ((0.95, 35), (0.70, 34), (0.96, 33))), (16, 1e-4, ((1.2, 10), (1.2, 10), (1.2, 10))))
+        for seed, (ce, bleu) in enumerate(values)]
+    runs = pd.DataFrame(rows, columns=["lora_rank", "learning_rate", "seed", "ce", "bleu"])
+    got = {int(k): float(v) for k, v in dict(call(given, runs.copy())).items()}
+    mistakes = {"the test scores chose: then they are no test any more": {0: 1e-4, 16: 1e-3}, "the single best run chose, not the mean over seeds": {0: 1e-2, 16: 1e-3},
+                "the *largest* cross-entropy was taken": {0: 1e-4, 16: 1e-4}}
+    if got == {0: 1e-3, 16: 1e-2}:
+        return None
+    return recognised(got, mistakes, lambda a, b: a == b) or f"Expected one rate for each of the ranks 0 and 16, the one with the least mean `ce`; got {got}."

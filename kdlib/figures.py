@@ -478,3 +478,66 @@ def temperature_and_alpha(table):
     right.secondary_xaxis("top", functions=(lambda a: 1 - a, lambda a: 1 - a)).set_xlabel("the same points in the book's convention (weight of the labels)")
     right.legend(fontsize=8.5)
     return fig
+
+
+# -- 07 · EuroLlama: distilling -------------------------------------------------------------------------------------------
+
+@figure("07_eurollama_distil", alt="""Heat map of one sentence: a column for each target token, a row for the student before and after training, each
+    cell with KL(teacher ‖ student) in nats at that token. Dark cells are tokens at which the student still expects other words than its teacher.""")
+def token_divergence(table):
+    """columns: model, place, token, kl (nats)"""
+    models, words = list(dict.fromkeys(table["model"])), table.drop_duplicates("place").sort_values("place")["token"].tolist()
+    grid = table.pivot(index="model", columns="place", values="kl").reindex(models)
+    fig, ax = plt.subplots(figsize=(max(6.4, 0.52 * len(words)), 0.55 * len(models) + 1.5))
+    shades = ax.imshow(np.log10(grid.clip(lower=1e-3)), cmap="Greys", vmin=-3, vmax=1.4, aspect="auto")
+    for i, j in np.ndindex(grid.shape):
+        value = grid.iloc[i, j]
+        ax.text(j, i, f"{value:.2f}" if value >= 0.005 else "0", ha="center", va="center", fontsize=8.5, color="white" if value > 0.2 else "black")
+    ax.set_xticks(range(len(words)), [w.replace("<|end_of_translation|>", "⟨end⟩").replace("<|eot_id|>", "⟨eot⟩") for w in words], rotation=45, ha="right")
+    ax.set_yticks(range(len(models)), models)
+    ax.grid(False)
+    bar = fig.colorbar(shades, ax=ax, ticks=[-3, -2, -1, 0, 1], pad=0.01)
+    bar.ax.set_yticklabels(["≤ 0.001", "0.01", "0.1", "1", "10"])
+    bar.set_label("KL(teacher ‖ student), nats", fontsize=9)
+    return fig
+
+
+@figure("07_eurollama_distil", alt="""BLEU on test sentences of students that differ in what they were told and what they heard, a dot a seed, with mean and
+    standard deviation beside it; dashed lines for the teacher and for the cap, which is the grammar's own likeliest translation.""")
+def translators(table):
+    """columns: told, seed, bleu, teacher_bleu, cap (NaN where it is unknown)"""
+    shown = list(dict.fromkeys(table["told"]))
+    stats = table.groupby("told")["bleu"].agg(["mean", "std"]).reindex(shown)
+    fig, ax = plt.subplots(figsize=(6.8, 0.5 * len(shown) + 1.4))
+    for i, name in enumerate(shown):
+        values = table.loc[table["told"] == name, "bleu"]
+        ax.plot(values, [i] * len(values), "o", color="gray", markersize=4)
+        ax.errorbar(stats["mean"][name], i + 0.22, xerr=np.nan_to_num(stats["std"][name]), fmt=MARKERS[i % 7], color=COLORS[i % 7], capsize=4)
+        ax.text(stats["mean"][name], i + 0.32, f"{stats['mean'][name]:.1f}", ha="center", va="top", fontsize=9)
+    for value, name, line in ((table["teacher_bleu"].mean(), "teacher", "--"), (table["cap"].mean() if table["cap"].notna().any() else np.nan, "cap", ":")):
+        if np.isfinite(value):
+            ax.axvline(value, color="black", linestyle=line, linewidth=1, label=f"{name} {value:.1f}")
+    ax.set_yticks(range(len(shown)), [textwrap.fill(name, 26) for name in shown])
+    ax.set(xlabel="BLEU on test (dots: seeds; bars: mean ± sd)", ylim=(len(shown) - 0.35, -0.5))
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    return fig
+
+
+@figure("07_eurollama_distil", alt="""Validation loss of the student over training steps, one line a learning rate with a band of one standard deviation over
+    seeds; the left panel trains all weights, the right one LoRA's adapters alone. Rates that are too small leave the loss where it began.""")
+def translation_rates(table):
+    """columns: lora_rank, learning_rate, seed, step, ce"""
+    kinds = list(table.groupby("lora_rank", sort=True))
+    fig, axes = plt.subplots(1, len(kinds), figsize=(4.3 * len(kinds), 3.4), sharey=True, squeeze=False)
+    for ax, (rank, part) in zip(axes[0], kinds):
+        for i, (rate, runs) in enumerate(sorted(part.groupby("learning_rate"), reverse=True)):
+            stats = runs.groupby("step")["ce"].agg(["mean", "std"]).fillna(0)
+            ax.plot(stats.index, stats["mean"], color=COLORS[i % 7], marker=MARKERS[i % 7], linestyle=LINES[i % 7], markersize=4, label=f"{rate:.0e}")
+            ax.fill_between(stats.index, stats["mean"] - stats["std"], stats["mean"] + stats["std"], color=COLORS[i % 7], alpha=0.2)
+        ax.set(title="all weights" if rank == 0 else f"LoRA, rank {rank}", xlabel="step", yscale="log")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.legend(title="learning rate", fontsize=8.5, title_fontsize=8.5)
+    axes[0][0].set_ylabel("validation cross-entropy, nats a token")
+    return fig

@@ -58,6 +58,13 @@ def load_causal(source: str | Path, *, revision: str | None = None, dtype: torch
     return _hub(AutoModelForCausalLM.from_pretrained, source, config=config, revision=revision, dtype=dtype).eval()
 
 
+def machine_dtype() -> torch.dtype:
+    """What this machine's GPU computes fast *and* right: bf16 from Ampere on, fp16 on older ones (P100, V100), float32 on a CPU."""
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+
+
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder; OSError with advice when it cannot be had."""
     return _hub(AutoTokenizer.from_pretrained, _place(source), revision=revision)

@@ -314,5 +314,5 @@ def audit(cache: TeacherCache, teacher, rows, tokenizer, *, student=None, sample
     else:
         found |= {"bytes per token": cache.manifest["bytes_per_token"], **answers.compare_topk(cache, teacher, some, places, student)}
     for name, value in found.items():
-        print(f"{name:38s} {value:.3g}" if isinstance(value, float) else f"{name:38s} {value:,}")
+        print(f"{name:38s} {value:.{5 if 'cosine' in name else 3}g}" if isinstance(value, float) else f"{name:38s} {value:,}")
     return found

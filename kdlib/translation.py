@@ -9,6 +9,7 @@ One training text is a chat of three turns, and only the last one is learnt:
     system: you are a professional translator …     user: Hello     assistant: Bonjour<|end_of_translation|><|eot_id|>
 """
 import hashlib
+import difflib
 import re
 import time
 from collections import Counter
@@ -132,6 +133,28 @@ def _split_by_hash(english: list[str], french: list[str]) -> dict[str, tuple[lis
 
 
 # -- the prompt and its tokens ---------------------------------------------------------------------------------------
+
+def tokenizer(source: str | Path, end_token: str = "reserved"):
+    """A Llama 3 tokenizer that knows the end token. source: hub id or folder, or "llama-models": Meta's own vocabulary out of that wheel."""
+    if source != "llama-models":
+        from .models import load_tokenizer
+        return with_end_token(load_tokenizer(source), end_token)
+    from importlib.util import find_spec
+    wheel = find_spec("llama_models")
+    if wheel is None:
+        raise ModuleNotFoundError("tokenizer=llama-models reads Meta's vocabulary out of the PyPI wheel of that name: pip install llama-models, "
+                                  "or name a hub id or a folder with a Llama 3 tokenizer")
+    return with_end_token(llama3_tokenizer(Path(wheel.submodule_search_locations[0]) / "llama3" / "tokenizer.model"), end_token)
+
+
+def marked(reference: str, text: str) -> str:
+    """`text` with ⟦brackets⟧ around the words in which it differs from the reference; ⟦⟧ where words are missing."""
+    ours, theirs = text.split(), reference.split()
+    out = []
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes():
+        out += ours[c:d] if kind == "equal" else [f"⟦{' '.join(ours[c:d])}⟧"]
+    return " ".join(out)
+
 
 def prompt(tokenizer, source: str, *, shots: list[tuple[str, str]] = (), system: str = SYSTEM) -> str:
     """Everything up to the translation's first character. shots: worked (English, French) examples, as turns before it."""

@@ -23,9 +23,9 @@ def pair(chat, student_seed: int = 8):
     return tiny.llama(len(chat), layers=3, seed=7), tiny.llama(len(chat), layers=1, seed=student_seed)
 
 
-def trainer(folder, student, data, chat, teacher=None, teacher_cache=None, ce_only=(), **changes):
+def trainer(folder, student, data, chat, teacher=None, teacher_cache=None, ce_only=(), change=None, **changes):
     train, validation = data if isinstance(data, tuple) else (data, None)
-    return DistillationTrainer(student, tiny.arguments(folder, **changes), teacher=teacher, teacher_cache=teacher_cache, ce_only=ce_only,
+    return DistillationTrainer(student, tiny.arguments(folder, **changes), teacher=teacher, teacher_cache=teacher_cache, ce_only=ce_only, change=change,
                                train_dataset=train, eval_dataset=validation, data_collator=translation.collator(chat))
 
 
@@ -324,6 +324,49 @@ def test_an_untuned_teacher_unteaches_the_end_token_and_ce_only_does_not(tmp_pat
     heard, spared, plain = learn("a", alpha=0.9), learn("b", alpha=0.9, ce_only=(end,)), learn("c", alpha=0.0)
     # alpha·KL + (1 - alpha)·CE is least at alpha·teacher + (1 - alpha)·label: with a teacher that says "never", at 1 - alpha
     assert heard < 0.2 and spared > 0.8 and plain > 0.8, (heard, spared, plain)
+
+
+# -- controls ----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_shuffled_words_keep_the_likeliest_and_its_probability(compressed):
+    logprobs = torch.log_softmax(3 * torch.randn(50, 20, generator=torch.Generator().manual_seed(0)), -1)
+    kept, ids = logprobs.topk(8)
+    answers = TopK(ids, kept, torch.full((50,), -3.0)) if compressed else logprobs
+    change, alpha, T = causal.control("shuffled", alpha=0.7, temperature=3.0, seed=1)
+    mixed = change(answers, None)
+    before, after = (kept, mixed.logprobs) if compressed else (logprobs, mixed)
+    assert (alpha, T) == (0.7, 3.0) and torch.equal(before.sort(-1).values, after.sort(-1).values), "as soft as before"
+    assert torch.equal(before.argmax(-1), after.argmax(-1)) and not torch.equal(before, after)
+    if compressed:
+        assert torch.equal(mixed.ids, ids) and torch.equal(mixed.rest, answers.rest)
+    again = causal.control("shuffled", alpha=0.7, temperature=3.0, seed=1)[0](answers, None)
+    assert torch.equal(after, again.logprobs if compressed else again), "the seed decides"
+
+
+def test_smoothing_by_a_teacher_without_opinion_is_torchs_label_smoothing():
+    student, labels = torch.randn(30, 11, generator=torch.Generator().manual_seed(0), requires_grad=True), torch.arange(30) % 11
+    change, alpha, T = causal.control("label_smoothing", alpha=0.9, temperature=4.0, smoothing=0.2)
+    causal.token_loss(student, change(None, student), labels, temperature=T, alpha=alpha, divergence="forward_kl").total.backward()
+    ours, student.grad = student.grad.clone(), None
+    torch.nn.functional.cross_entropy(student, labels, label_smoothing=0.2).backward()
+    assert (ours - student.grad).abs().max() < 1e-7
+
+
+def test_a_control_changes_what_is_learnt_and_not_what_is_measured(tmp_path, chat, rows):
+    teacher = tiny.llama(len(chat), layers=2, seed=7)
+    found = {}
+    for name in ("kd", "shuffled", "ce"):
+        change, alpha, T = causal.control(name, alpha=1.0, temperature=1.0)
+        one = trainer(tmp_path / name, tiny.llama(len(chat), seed=8), rows, chat, teacher, alpha=alpha, temperature=T, change=change, max_steps=2)
+        if alpha:
+            found[name] = [one.evaluate()["eval_kd"]]
+        one.train()
+        found.setdefault(name, []).append(tiny.snapshot(one.model))
+    assert found["kd"][0] == found["shuffled"][0], "evaluation asks the teacher as it is"
+    assert tiny.difference(found["kd"][1], found["shuffled"][1]) > 1e-5
+    with pytest.raises(ValueError, match="kd, ce, label_smoothing or shuffled"):
+        causal.control("shuffled_doubt", alpha=0.5, temperature=1.0)
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

@@ -51,3 +51,41 @@ best = lambda runs: runs.groupby("alpha")["accuracy"].mean().idxmax()
 def test_05_3(capsys, given, told):
     right, said = verdict(capsys, "05.3", given)
     assert told in said and right == (told == "right")
+
+
+# -- 07 ---------------------------------------------------------------------------------------------------------------
+
+LOST = "La Commission a approuvé le rapport sur la pêche."
+
+
+@pytest.mark.parametrize("given, told", [
+    (("La Commission n'a pas validé le document sur la pêche.", LOST), "right"),
+    (("La Commission n'a pas validé le rapport sur la pêche.", LOST), "still prefers the right one"),
+    ((LOST, LOST), "must still say that the Commission did not"), ((check.REFERENCE, LOST), "the reference itself"),
+    (("La Commission n'a pas validé le document sur la pêche.", check.REFERENCE), "should have lost"), (7, "raised TypeError")])
+def test_07_1(capsys, given, told):
+    assert told in verdict(capsys, "07.1", given)[1]
+
+
+def kd_on_targets(student, teacher, labels, T, shift=1, squared=True, swap=False, mean=True):
+    import torch
+    keep = labels[:, 1:] != -100 if shift else labels != -100
+    cut = (lambda x: x[:, :-1]) if shift else (lambda x: x)
+    s, t = (torch.log_softmax(cut(x)[keep] / T, -1) for x in ((teacher, student) if swap else (student, teacher)))
+    per_token = (t.exp() * (t - s)).sum(-1)
+    return (per_token.mean() if mean else per_token.sum()) * (T * T if squared else 1)
+
+
+@pytest.mark.parametrize("mistake, told", [
+    ({}, "right"), (dict(shift=0), "not shifted"), (dict(squared=False), "T² is forgotten"), (dict(swap=True), "arguments are swapped"),
+    (dict(mean=False), "not divided by the number of tokens")])
+def test_07_2(capsys, mistake, told):
+    assert told in verdict(capsys, "07.2", lambda *given: kd_on_targets(*given, **mistake))[1]
+
+
+@pytest.mark.parametrize("column, how, told", [
+    ("ce", lambda g: g.mean().idxmin(), "right"), ("bleu", lambda g: g.mean().idxmax(), "no test any more"),
+    ("ce", lambda g: g.min().idxmin(), "single best run"), ("ce", lambda g: g.mean().idxmax(), "*largest*")])
+def test_07_3(capsys, column, how, told):
+    pick = lambda runs: {rank: how(part.groupby("learning_rate")[column]) for rank, part in runs.groupby("lora_rank")}
+    assert told in verdict(capsys, "07.3", pick)[1]

@@ -123,6 +123,22 @@ def test_further_rows_hold_nothing_of_the_evaluation(data):
     assert sum(row["translation"]["en"] in ours for row in further) < 6000                  # most of them are new
 
 
+@pytest.mark.parametrize("encode", [lambda text: list(text.encode()), lambda text: [*map(hash, parliament.split(text)), 0]])
+def test_true_next_ids_are_those_of_the_translations(data, encode):
+    """In bytes and in words: the product of the shares along a translation is its probability."""
+    for row in data["test"][:60]:
+        en, fr = row["translation"]["en"], row["translation"]["fr"]
+        known = parliament.next_ids(en, fr, encode)
+        chance = 1.0
+        for token, shares in zip(encode(fr), known, strict=True):
+            assert abs(sum(shares.values()) - 1) < 1e-9
+            chance *= shares[token]
+        ended = sum(p for text, p in parliament.translations(en).items() if encode(text)[:len(known)] == encode(fr))
+        assert abs(chance - ended) < 1e-9
+    with pytest.raises(ValueError, match="no translation"):
+        parliament.next_ids(en, "Bonjour.", encode)
+
+
 # ---------------------------------------------------------------- French, by hand: none of these comes from the grammar
 
 @pytest.mark.parametrize("en, fr", [

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from kdlib import glue, models, teachers, trainer
+from kdlib import glue, models, scores, teachers, trainer, translation
 from kdlib.run import DATA
 
 real = pytest.mark.skipif(not os.environ.get("KD_REAL") or not (Path(os.environ["KD_REAL"]) / "nyu-mll/glue/mnli").is_dir(),
@@ -29,6 +30,20 @@ def test_the_embedded_teacher_is_as_good_as_it_says(corpus):
     assert not (np.array(encoded["input_ids"][0]) == tokenizer.unk_token_id).any()
     assert sum(f.stat().st_size for f in folder.iterdir()) < 4e6
     assert {f.suffix for f in folder.iterdir()} <= {".json", ".safetensors", ".txt"}, "nothing pickled"
+
+
+def test_the_embedded_translator_is_as_good_as_it_says():
+    folder = DATA / "teachers/miniparl"
+    about, tokenizer, teacher = teachers.about("data/teachers/miniparl"), models.load_tokenizer(folder), models.load_causal(folder)
+    pairs = translation.load("data/miniparl", "test").rows.select(range(120))
+    rows, _ = translation.encode(pairs, tokenizer)
+    nats = np.mean([-torch.log_softmax(teacher(input_ids=torch.tensor([r["input_ids"]])).logits[0, :-1], -1)[
+        torch.arange(len(r["labels"]) - 1), torch.tensor(r["labels"][1:]).clamp_min(0)][torch.tensor(r["labels"][1:]) != -100].mean().item()
+        for r in rows.select(range(60))])
+    found = translation.translate(teacher, tokenizer, list(pairs["en"]))
+    assert abs(np.exp(nats) - about["perplexity"]) < 0.03 and abs(scores.bleu(found.texts, list(pairs["fr"])).value - about["test_bleu"]) < 5
+    assert not any(found.report[name] for name in ("hit_limit", "stray", "empty"))
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 4e6 and {f.suffix for f in folder.iterdir()} <= {".json", ".safetensors", ".jinja"}
 
 
 def test_stored_logits_survive_and_unknown_rows_are_refused(tmp_path):

@@ -418,3 +418,24 @@ def test_comet_that_cannot_be_had_is_a_reason_and_no_number(tmp_path, monkeypatc
     assert scores.comet(*texts).score is None and "not installed" in scores.comet(*texts).reason
     with pytest.raises(ValueError, match="as many"):
         scores.comet(["Yes."], [], ["Oui."])
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text, shown", [("a b c", "a b c"), ("a x c", "a ⟦x⟧ c"), ("a c", "a ⟦⟧ c"), ("a b c d", "a b c ⟦d⟧"), ("", "⟦⟧")])
+def test_differing_words_are_marked(text, shown):
+    assert translation.marked("a b c", text) == shown
+
+
+def test_a_tokenizer_by_folder_and_metas_by_its_wheel(chat, tmp_path, llama3):
+    translation.small_tokenizer(["Hello"]).save_pretrained(tmp_path)
+    for how in ("reserved", "new"):
+        found = translation.tokenizer(tmp_path, how)
+        assert translation.end_token_id(found) == (len(found) - 1 if how == "new" else translation.token_id(found, translation.END))
+    assert len(translation.tokenizer("llama-models")) == len(llama3)
+
+
+def test_without_the_wheel_it_is_said_what_to_do(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install llama-models"):
+        translation.tokenizer("llama-models")
