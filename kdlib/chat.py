@@ -82,7 +82,7 @@ def llama3_tokenizer(model_file: str | Path) -> PreTrainedTokenizerFast:
                "<|reserved_special_token_2|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", EOT, "<|python_tag|>"]
     special += [f"<|reserved_special_token_{i}|>" for i in range(3, 3 + 256 - len(special))]
     converter = TikTokenConverter(str(model_file), pattern=LLAMA3_WORDS, additional_special_tokens=special)
-    converter.additional_special_tokens = special                  # transformers 5 calls the argument extra_special_tokens
+    converter.additional_special_tokens = converter.extra_special_tokens = special         # transformers 5 renamed it
     return _wrapped(converter.converted())
 
 

@@ -33,8 +33,11 @@ class DistillationArguments(TrainingArguments):
     divergence: str = field(default="forward_kl", metadata={"help": "forward_kl, reverse_kl or jsd"})
     report_to: str | None = field(default="none", metadata={"help": "trackers, as in TrainingArguments"})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "as in TrainingArguments"})
+    warmup_ratio: float = field(default=0.0, metadata={"help": "share of the steps in which the learning rate rises"})
 
     def __post_init__(self):
+        if "warmup_ratio" not in TrainingArguments.__dataclass_fields__ and self.warmup_ratio:      # transformers 5: one field for both
+            self.warmup_steps = self.warmup_ratio
         super().__post_init__()
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()   # else: a warning a run
         check_settings(self.temperature, self.alpha, self.divergence)

@@ -1,6 +1,8 @@
 """From pairs to prompts, tokens and masks, and back from tokens to translations."""
 import datetime
+import itertools
 import sys
+from importlib.util import find_spec
 
 import pytest
 import tiny
@@ -125,7 +127,7 @@ def test_the_prompt_is_the_same_on_every_day(chat, monkeypatch, day):
         def now(cls, *args):
             return day
     monkeypatch.setattr(module, "datetime", Clock)
-    module._cached_compile_jinja_template.cache_clear() if hasattr(module, "_cached_compile_jinja_template") else None
+    getattr(getattr(module, "_cached_compile_jinja_template", None), "cache_clear", lambda: None)()
     unpinned = chat.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False)
     assert f"Today Date: {day:%d %b %Y}" in unpinned, "the trap is gone: the template no longer asks for today's date"
     assert translation.training_text(chat, "Hello", "Bonjour")[0] == LITERAL
@@ -293,10 +295,10 @@ def test_beams_and_nothing_to_do(translator, chat):
 
 def steered(model, tokenizer, *ids: int):
     """The model, but it says `ids` over and over."""
-    length = len(tokenizer(translation.prompt(tokenizer, "The member."), add_special_tokens=False)["input_ids"])
+    calls = itertools.count()                               # the prompt is the first, then one a token
 
     def hook(module, args, kw, out):
-        said = kw["attention_mask"].shape[1] - length
+        said = next(calls)
         out.logits[:, -1] = -9.0
         out.logits[:, -1, ids[said % len(ids)]] = 9.0
         return out
@@ -404,6 +406,7 @@ def test_comet_with_a_tiny_checkpoint(tiny_comet):
     assert scores.comet(pairs["en"][:2], pairs["fr"][:2], pairs["fr"][:2], tiny_comet).segments == pytest.approx(found.segments[:2], abs=1e-4)
 
 
+@pytest.mark.skipif(find_spec("comet") is None, reason="unbabel-comet is an extra")
 def test_comet_that_cannot_be_had_is_a_reason_and_no_number(tmp_path, monkeypatch):
     from kdlib import scores
     monkeypatch.setattr("kdlib.get.HUB", "https://127.0.0.1:9")
