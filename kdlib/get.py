@@ -144,8 +144,9 @@ def sha256(path: Path) -> str:
 
 def probe_hub(source: str | Path, timeout: float = 3.0) -> None:
     """ConnectionError within seconds when the hub cannot be reached, instead of half a minute of retries."""
-    if str(source).startswith((".", "/", "~")) or str(source).count("/") > 1:       # a hub id is name or owner/name
-        raise FileNotFoundError(f"there is no folder {source}")
+    if str(source).startswith((".", "/", "~", "runs/")) or str(source).count("/") > 1:       # a hub id is name or owner/name
+        raise FileNotFoundError(f"there is no folder {source}" + (
+            f"; make it with: python -m kdlib.teachers {str(source).split('_', 1)[1]}" if str(source).startswith("runs/teacher_") else ""))
     if os.environ.get("HF_HUB_OFFLINE") == "1":              # the library then looks into its cache and nowhere else
         return
     proxy = urllib.request.getproxies().get("https")

@@ -30,7 +30,7 @@ NEEDED_MB = 200                             # below this much free disk, a run r
 _positive, _share, _count = ((lambda v: v > 0, "above 0"), (lambda v: 0 <= v <= 1, "in [0, 1]"), (lambda v: v >= 0, "a count, or 0 for all"))
 LIMITS = {"temperature": _positive, "learning_rate": _positive, "epochs": _positive, "batch_size": _positive, "max_length": _positive,
           "alpha": _share, "smoothing": _share, "train_rows": _count, "validation_rows": _count, "rows": _count,
-          "test_rows": _count, "teacher_rows": _count, "teacher_epochs": _positive, "accumulation": _positive, "max_words": _positive,
+          "test_rows": _count, "accumulation": _positive, "max_words": _positive,
           "lora_rank": (lambda v: v >= 0, "a rank, or 0 for all weights"), "topk": (lambda v: v >= 0, "a count, or 0 for a live teacher"),
           "targets": (lambda v: v in ("references", "teacher"), "references or teacher"), "end_token": (lambda v: v in ("new", "reserved"), "new or reserved")}
 

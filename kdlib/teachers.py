@@ -3,6 +3,7 @@
     python -m kdlib.teachers mini_nli          a 4-layer BERT from scratch on the embedded MiniNLI
     python -m kdlib.teachers mini_qqp          the same on MiniQQP
     python -m kdlib.teachers miniparl          a 4-layer Llama from scratch on the embedded MiniParl
+    python -m kdlib.teachers europarl          a small Llama with Llama 3's vocabulary on real Europarl; it stays in runs/ (50 MB)
     python -m kdlib.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship
     python -m kdlib.teachers qqp               the same on 8,000 real QQP rows
 """
@@ -26,8 +27,11 @@ OWN = {"mini_nli": dict(epochs=8, learning_rate=1e-3),
 REAL = dict(source="nyu-mll/glue", body="sentence-transformers/all-MiniLM-L6-v2", rows=8000, validation=4000,
             epochs=3, learning_rate=5e-5, batch_size=32, max_length=128, seed=0)
 
-PARL = dict(source="data/miniparl", layers=4, width=128, heads=4, kv_heads=2, inner=256, initializer_range=0.09, epochs=6,
-            learning_rate=3e-3, batch_size=64, max_length=256, seed=0)
+TRANSLATORS = {
+    "miniparl": dict(source="data/miniparl", tokenizer="", rows=0, evaluated=0, max_words=100, layers=4, width=128, heads=4, kv_heads=2, inner=256,
+                     initializer_range=0.09, epochs=6, learning_rate=3e-3, batch_size=64, max_length=256, seed=0),
+    "europarl": dict(source="Helsinki-NLP/europarl", tokenizer="llama-models", rows=8000, evaluated=200, max_words=25, layers=4, width=96, heads=4,
+                     kv_heads=2, inner=192, initializer_range=0.1, epochs=1, learning_rate=2e-3, batch_size=16, max_length=192, seed=0)}
 
 
 def train_mini(corpus: str, out: Path, scratch: Path) -> None:
@@ -64,14 +68,17 @@ def train_mini(corpus: str, out: Path, scratch: Path) -> None:
 def _fit(task: glue.Task, teacher, tokenizer, rows, validation, scratch: Path, cfg: dict) -> DistillationTrainer:
     """Plain fine-tuning (alpha = 0) with one evaluation an epoch; goes on from a checkpoint after an interruption."""
     encoded = [glue.encode(part, tokenizer, task, max_length=cfg["max_length"]) for part in (rows, validation)]
-    args = DistillationArguments(
-        str(scratch), alpha=0.0, learning_rate=cfg["learning_rate"], num_train_epochs=cfg["epochs"], warmup_ratio=0.06,
-        per_device_train_batch_size=cfg["batch_size"], per_device_eval_batch_size=64, seed=cfg["seed"],
-        eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, logging_steps=25, disable_tqdm=True)
-    trainer = DistillationTrainer(teacher, args, train_dataset=encoded[0], eval_dataset=encoded[1],
+    trainer = DistillationTrainer(teacher, _arguments(scratch, cfg), train_dataset=encoded[0], eval_dataset=encoded[1],
                                   data_collator=glue.collator(tokenizer), compute_metrics=glue.compute_metrics)
     trainer.fit()
     return trainer
+
+
+def _arguments(scratch: Path, cfg: dict) -> DistillationArguments:
+    return DistillationArguments(
+        str(scratch), alpha=0.0, learning_rate=cfg["learning_rate"], num_train_epochs=cfg["epochs"], warmup_ratio=0.06,
+        per_device_train_batch_size=cfg["batch_size"], per_device_eval_batch_size=min(64, 2 * cfg["batch_size"]), seed=cfg["seed"],
+        eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, logging_steps=25, disable_tqdm=True)
 
 
 def _about(trainer: DistillationTrainer, start: float) -> dict:
@@ -82,29 +89,29 @@ def _about(trainer: DistillationTrainer, start: float) -> dict:
             "history": history, **models.size(trainer.model), "versions": versions()}
 
 
-def train_translator(out: Path, scratch: Path) -> None:
-    """A Llama from scratch on all of MiniParl's training pairs, with the whole prompt; weights, tokenizer and `teacher.json` go to `out`.
+def train_translator(corpus: str, out: Path, scratch: Path) -> None:
+    """A Llama from scratch on sentence pairs, with the whole prompt; weights, tokenizer and `teacher.json` go to `out`.
 
     Its end token is a reserved one: student and teacher share a vocabulary, and nothing is resized.
     """
     from . import chat, scores, translation
-    start, cfg = time.perf_counter(), dict(PARL)
+    start, cfg = time.perf_counter(), dict(TRANSLATORS[corpus])
     set_seed(cfg["seed"])
-    pairs = {split: translation.load(cfg["source"], split).rows for split in ("train", "validation", "test")}
-    tokenizer = chat.with_end_token(chat.small_tokenizer(text for side in ("en", "fr") for text in pairs["train"][side]), "reserved")
+    pairs = {split: translation.load(cfg["source"], split, rows=count, max_words=cfg["max_words"]).rows for split, count in (
+        ("train", cfg["rows"]), ("validation", cfg["evaluated"]), ("test", cfg["evaluated"]))}
+    if cfg["tokenizer"]:
+        tokenizer = translation.tokenizer(cfg["tokenizer"])
+    else:
+        tokenizer = chat.with_end_token(chat.small_tokenizer(text for side in ("en", "fr") for text in pairs["train"][side]), "reserved")
     teacher = models.tiny_llama(len(tokenizer), tokenizer=tokenizer, max_length=cfg["max_length"],
                                 **{k: cfg[k] for k in ("layers", "width", "heads", "kv_heads", "inner", "initializer_range")})
     rows, validation = (translation.encode(pairs[split], tokenizer, max_length=cfg["max_length"])[0] for split in ("train", "validation"))
-    args = DistillationArguments(
-        str(scratch), alpha=0.0, learning_rate=cfg["learning_rate"], num_train_epochs=cfg["epochs"], warmup_ratio=0.06,
-        per_device_train_batch_size=cfg["batch_size"], per_device_eval_batch_size=64, seed=cfg["seed"],
-        eval_strategy="epoch", save_strategy="epoch", save_total_limit=1, logging_steps=25, disable_tqdm=True)
-    trainer = DistillationTrainer(models.add_end_token(teacher, tokenizer), args, train_dataset=rows, eval_dataset=validation,
+    trainer = DistillationTrainer(models.add_end_token(teacher, tokenizer), _arguments(scratch, cfg), train_dataset=rows, eval_dataset=validation,
                                   data_collator=translation.collator(tokenizer))
     trainer.fit()
-    said = {split: translation.translate(trainer.model, tokenizer, pairs[split]["en"]) for split in ("validation", "test")}
+    said = {split: translation.translate(trainer.model, tokenizer, list(pairs[split]["en"])) for split in ("validation", "test")}
     about = cfg | {"rows": len(rows), "perplexity": trainer.evaluate()["eval_perplexity"]} | _about(trainer, start) | {
-        f"{split}_bleu": scores.bleu(found.texts, pairs[split]["fr"]).value for split, found in said.items()}
+        f"{split}_bleu": scores.bleu(found.texts, list(pairs[split]["fr"])).value for split, found in said.items()}
     trainer.model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
     (out / "teacher.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -171,15 +178,16 @@ def look_up(source: str | Path, keys: list[str]) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kdlib.teachers", description=__doc__)
-    parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", "miniparl", "mnli", "qqp"])
+    parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", *TRANSLATORS, "mnli", "qqp"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--scratch", type=Path, default=Path("runs/teachers"), help="checkpoints: an interrupted run goes on")
     given = parser.parse_args()
     scratch = given.scratch / given.teacher
     if given.teacher in glue.TASKS:
         train_real(glue.TASKS[given.teacher], given.out or DATA / "teachers" / f"{given.teacher}_logits.safetensors", scratch)
-    elif given.teacher == "miniparl":
-        train_translator(given.out or DATA / "teachers" / given.teacher, scratch)
+    elif given.teacher in TRANSLATORS:
+        place = DATA / "teachers" / given.teacher if given.teacher == "miniparl" else ROOT / "runs" / f"teacher_{given.teacher}"
+        train_translator(given.teacher, given.out or place, scratch)
     else:
         train_mini(given.teacher, given.out or DATA / "teachers" / given.teacher, scratch)
 

@@ -44,7 +44,8 @@ def load(source: str | Path, split: str, *, rows: int = 0, min_words: int = 1, m
     Dropped, in this order: an empty side; text that spells a special token; a side outside min_words…max_words; a longer
     side of more than `ratio` times the words of the shorter; an English sentence that was there before; and pairs with a
     side that also occurs in a split held out more strictly (test before validation before train).
-    A source with the one split "train" is split here, by a hash of the English sentence: 1 % validation, 1 % test.
+    A source with the one split "train" is split here, by a hash of the English sentence: 1 % validation, 1 % test; of one that has
+    validation and no test, about half of the validation pairs are the test.
     rows: the first so many after a fixed shuffle (0: all). ValueError for a missing split or language, for English and French
     the wrong way round, and when nothing is left; ConnectionError with advice when the hub cannot be reached.
     """
@@ -54,6 +55,8 @@ def load(source: str | Path, split: str, *, rows: int = 0, min_words: int = 1, m
     texts = {name: _columns(part, f"{source}, split {name!r}") for name, part in _read(source, revision).items()}
     if list(texts) == ["train"]:
         texts = _split_by_hash(*texts["train"])
+    elif set(texts) == {"train", "validation"}:
+        texts["validation"], texts["test"] = _halves(*texts["validation"])
     if split not in texts:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(texts)}")
     rank = ["test", "validation", "train"]
@@ -123,10 +126,18 @@ def _same(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def _hash(text: str) -> int:
+    return int(hashlib.sha256(_same(text).encode()).hexdigest()[:8], 16)
+
+
+def _halves(english: list[str], french: list[str]) -> tuple[tuple[list, list], tuple[list, list]]:
+    return tuple(tuple([t for t, en in zip(side, english) if _hash(en) % 2 == half] for side in (english, french)) for half in (0, 1))
+
+
 def _split_by_hash(english: list[str], french: list[str]) -> dict[str, tuple[list, list]]:
     parts = {name: ([], []) for name in ("train", "validation", "test")}
     for en, fr in zip(english, french):
-        share = int(hashlib.sha256(_same(en).encode()).hexdigest()[:8], 16) % 100
+        share = _hash(en) % 100
         part = parts["validation" if share == 0 else "test" if share == 1 else "train"]
         part[0].append(en), part[1].append(fr)
     return parts

@@ -70,6 +70,13 @@ def test_pairs_that_are_refused(tmp_path, texts, hint):
         translation.load(tiny.europarl(tmp_path, train=texts, validation=texts), "train")
 
 
+def test_a_source_without_a_test_split_gives_half_of_its_validation(tmp_path):
+    folder = tiny.europarl(tmp_path, train=tiny.pairs(40), validation=tiny.pairs(60, 1))
+    train, validation, test = ({(r["en"], r["fr"]) for r in translation.load(folder, split).rows} for split in ("train", "validation", "test"))
+    assert len(validation) > 5 and len(test) > 5 and not validation & test
+    assert not {en for en, _ in train} & {en for en, _ in validation | test}
+
+
 def test_what_load_refuses(tmp_path, monkeypatch):
     folder = tiny.europarl(tmp_path / "x", train=tiny.pairs(9), validation=tiny.pairs(9))
     with pytest.raises(ValueError, match="no split 'dev'; it has train, validation"):
