@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 
     figures = commands.add_parser("figures", help="redraw the figures from data/results")
     figures.add_argument("--out", type=Path)
-    figures.add_argument("--profile", default="laptop")
+    figures.add_argument("--profile", default="laptop", choices=["smoke", "laptop", "lab", "full"])
 
     store = commands.add_parser("store", help="collect my records of a notebook into data/results")
     store.add_argument("notebook")
@@ -141,8 +141,10 @@ def _sweep(given) -> int:
 
 def _figures(given) -> int:
     from . import figures
-    from .run import ROOT
-    table = figures.redraw(given.out or ROOT / "figures", given.profile)
+    from .run import ROOT, runs_root
+    # figures/ is the laptop profile's gallery: another profile's figures must not empty it
+    out = given.out or (ROOT / "figures" if given.profile == "laptop" else runs_root() / f"figures-{given.profile}")
+    table = figures.redraw(out, given.profile)
     missing = table[table["files"].str.len() == 0]
     print(table[["figure", "data", "commit"]].to_string(index=False))
     if len(missing):

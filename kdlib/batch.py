@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import yaml
 
-from .run import ROOT, checked_seed, guess, run_folder, runs_root, settings_of, writable
+from .run import (ROOT, checked_seed, guess, refuse_missing_paths, refuse_other_configuration, run_folder, runs_root, set_record_aside,
+                  settings_of, writable)
 
 COURSE = tuple(path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
 OK, FAILED, KILLED = 0, 1, 138
@@ -61,12 +62,14 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     path, parameters = notebook_path(notebook), dict(parameters or {})
     if parameters.get("run_dir"):
         parameters["run_dir"] = str(Path(parameters["run_dir"]).expanduser().resolve())   # the kernel runs elsewhere
-    profile, folder = _place(path, profile, parameters, runs)
+    profile, folder, configuration = _place(path, profile, parameters, runs)
     _refuse_placeholders(parameters)
+    refuse_other_configuration(folder, configuration)
+    refuse_missing_paths(configuration["settings"])
     executed = executed or folder / path.name
     writable(folder)
     executed.parent.mkdir(parents=True, exist_ok=True)
-    (folder / "record.json").unlink(missing_ok=True)
+    set_record_aside(folder)
     given = executed.with_suffix(".parameters.yaml")
     # through yaml, not json: papermill reads this file as YAML 1.1, where 2e-05 is a text and 2.0e-05 a number
     given.write_text(yaml.safe_dump({"profile": profile, **parameters}), encoding="utf8")
@@ -89,12 +92,13 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     return Outcome(path.stem, code, record, seconds, (record or {}).get("peak_gb", 0.0), executed, error)
 
 
-def _place(path: Path, profile: str, parameters: dict, runs: Path | None = None) -> tuple[str, Path]:
-    """The profile's name and the run folder. ValueError for a parameter that is unknown, of another type or out of its range."""
+def _place(path: Path, profile: str, parameters: dict, runs: Path | None = None) -> tuple[str, Path, dict]:
+    """The profile's name, the run folder, and what `run.json` will say there. ValueError for a parameter that is unknown, of another type or out of its range."""
     _refuse_undeclared(path, parameters)
     settings = settings_of(path.stem, profile, **{k: v for k, v in parameters.items() if k not in ("seed", "run_dir")})
     profile, seed = settings.pop("profile"), checked_seed(parameters.get("seed", 0))
-    return profile, run_folder(path.stem, profile, seed, settings, parameters.get("run_dir", ""), runs)
+    folder = run_folder(path.stem, profile, seed, settings, parameters.get("run_dir", ""), runs)
+    return profile, folder, {"notebook": path.stem, "profile": profile, "seed": seed, "settings": settings}
 
 
 def _refuse_undeclared(path: Path, parameters: dict) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BertConfig,
                           BertForSequenceClassification, DistilBertConfig, DistilBertForSequenceClassification,
@@ -84,6 +85,8 @@ def _hub(loader, source, **kw):
     logging.set_verbosity_error()               # "some weights are newly initialized": yes, the head; that is the point
     try:
         return loader(str(source), **{k: v for k, v in kw.items() if v is not None})
+    except SafetensorError as error:
+        raise OSError(f"{source}: its weights are cut off or damaged ({error}); copy or fetch them again") from error
     except OSError as error:
         gated = "gated repo" in str(error).lower() or type(error).__name__ == "GatedRepoError"
         raise OSError(gated_advice(source) if gated else offline_advice(source, error)) from error

@@ -281,7 +281,7 @@ def store(notebook: str, profile: str, root: Path | None = None, name: str = "")
         try:
             found = records(notebook, profile, root)
         except BrokenRecord as broken:
-            raise ValueError(f"nothing was stored: {broken}, or delete it") from None
+            raise ValueError(f"nothing was stored: {broken}; or delete that record") from None
     if not found:
         raise FileNotFoundError(f"no records of {notebook} under profile {profile} in {root or runs_root()}")
     path = DATA / "results" / notebook / f"{name or profile}.json"

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import sys
 import time
@@ -28,9 +29,20 @@ DATA = ROOT / "data"
 PROFILES = ("smoke", "laptop", "lab", "full")
 NEEDED_MB = 200                             # below this much free disk, a run refuses to start
 _positive, _share, _count = ((lambda v: v > 0, "above 0"), (lambda v: 0 <= v <= 1, "in [0, 1]"), (lambda v: v >= 0, "a count, or 0 for all"))
+
+
+def _numbers(text: str) -> list[float]:
+    """The finite numbers of "1,2,4"; none if any part is no number."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
+    return found if all(map(np.isfinite, found)) else []
+
+
 LIMITS = {"temperature": _positive, "learning_rate": _positive, "epochs": _positive, "batch_size": _positive, "max_length": _positive,
           "alpha": _share, "smoothing": _share, "train_rows": _count, "validation_rows": _count, "rows": _count,
-          "test_rows": _count, "accumulation": _positive, "max_words": _positive,
+          "temperatures": (lambda v: _numbers(v) and min(_numbers(v)) > 0, "numbers above 0 with commas between them"), "test_rows": _count, "accumulation": _positive, "max_words": _positive,
           "lora_rank": (lambda v: v >= 0, "a rank, or 0 for all weights"), "topk": (lambda v: v >= 0, "a count, or 0 for a live teacher"),
           "targets": (lambda v: v in ("references", "teacher"), "references or teacher"), "end_token": (lambda v: v in ("new", "reserved"), "new or reserved")}
 
@@ -85,7 +97,7 @@ def _typed(name: str, value, example, origin: str):
         value = float(value)
     if type(value) is not wanted or (wanted is float and not np.isfinite(value)):
         hint = ""
-        if isinstance(value, str) and wanted in (int, float):
+        if isinstance(value, str) and wanted in (int, float) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value.strip(), re.I):
             hint = " (YAML reads 2e-5 as text: write 2.0e-5)"
         elif isinstance(value, str) and wanted is bool:
             hint = " (papermill's -p gives text: use -y, or True and False)"
@@ -136,6 +148,34 @@ def writable(folder: Path) -> None:
         raise OSError(f"the run folder {folder} cannot be written ({error.strerror}); set KD_RUNS or run_dir to a folder of yours") from error
 
 
+def refuse_missing_paths(settings: dict) -> None:
+    """FileNotFoundError for a folder or file that is named as one and is not there: better now than in a kernel."""
+    for name in ("data", "teacher", "student", "source", "tokenizer", "model"):
+        value = settings.get(name) or ""
+        if value.startswith((".", "/", "~", "data/", "runs/")) and not (ROOT / Path(value).expanduser()).exists():
+            made = f"; make it with: python -m kdlib.teachers {value.split('_', 1)[1]}" if value.startswith("runs/teacher_") else ""
+            raise FileNotFoundError(f"{name}={value}: there is no such folder or file{made}")
+
+
+def refuse_other_configuration(folder: Path, configuration: dict) -> None:
+    """ValueError when the folder belongs to a run of another notebook, profile, seed or settings; nothing in it is touched."""
+    try:
+        before = json.loads((folder / "run.json").read_text(encoding="utf8"))
+    except (OSError, json.JSONDecodeError):
+        return                                  # none yet, or cut off while it was written: nothing else can have been kept
+    if before != json.loads(json.dumps(configuration)):
+        changed = [k for k, v in configuration["settings"].items() if before.get("settings", {}).get(k) != v]
+        changed += [k for k in ("notebook", "profile", "seed") if before.get(k) != configuration[k]]
+        raise ValueError(f"{folder} belongs to another configuration (it differs in {', '.join(changed)}); "
+                         "take another run_dir, or none: kdlib then picks a folder by the parameters")
+
+
+def set_record_aside(folder: Path) -> None:
+    """A record means success: an old one must not vouch for the run that begins now, and is not lost either."""
+    if (folder / "record.json").exists():
+        (folder / "record.json").replace(folder / "record.previous.json")
+
+
 def set_seed(seed: int) -> None:
     """Python, NumPy and torch."""
     import torch
@@ -166,20 +206,9 @@ class Run:
         if free < NEEDED_MB:
             raise OSError(f"only {free:.0f} MB are free under {self.folder}; a run needs {NEEDED_MB} MB. Delete old runs "
                           "(make clean) or set KD_RUNS to another disk.")
-        known = self.folder / "run.json"
-        if known.exists():
-            try:
-                before = json.loads(known.read_text())
-            except json.JSONDecodeError:
-                before = configuration           # cut off while it was written: nothing else can have been kept yet
-            if before != json.loads(json.dumps(configuration)):
-                changed = [k for k, v in configuration["settings"].items() if before.get("settings", {}).get(k) != v]
-                changed += [k for k in ("notebook", "profile", "seed") if before.get(k) != configuration[k]]
-                raise ValueError(f"{self.folder} belongs to another configuration (it differs in {', '.join(changed)}); "
-                                 "take another run_dir, or none: kdlib then picks a folder by the parameters")
-        write_json(known, configuration)
-        if (self.folder / "record.json").exists():         # a record means success: an old one must not vouch for this run
-            (self.folder / "record.json").replace(self.folder / "record.previous.json")
+        refuse_other_configuration(self.folder, configuration)
+        write_json(self.folder / "run.json", configuration)
+        set_record_aside(self.folder)
 
     def stage(self, name: str, function, *, fresh: bool = False, **inputs):
         """`function(**inputs)`, or its result of an earlier run if neither its source nor its inputs have changed.

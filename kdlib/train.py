@@ -5,12 +5,15 @@
     torchrun --nproc_per_node 2 -m kdlib train …
 """
 import json
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import HfArgumentParser
 
 from . import glue, models, teacher_cache
+from .run import writable
 from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
 
 
@@ -33,9 +36,14 @@ class DataAndModels:
 def main(arguments: list[str]) -> int:
     given, args = HfArgumentParser((DataAndModels, DistillationArguments), prog="python -m kdlib train").parse_args_into_dataclasses(arguments)
     if given.task not in glue.TASKS:
-        raise SystemExit(f"--task must be one of {', '.join(glue.TASKS)}")
+        raise ValueError(f"--task must be one of {', '.join(glue.TASKS)}, not {given.task!r}")
     if bool(given.layers) == bool(given.student):
-        raise SystemExit("give --layers (a student out of the teacher) or --student (a checkpoint), one of the two")
+        raise ValueError("give --layers (a student out of the teacher) or --student (a checkpoint), one of the two")
+    if given.max_length < 1 or (args.num_train_epochs <= 0 and args.max_steps < 1):
+        raise ValueError(f"--max_length and --num_train_epochs must be above 0, not {given.max_length} and {args.num_train_epochs:g}")
+    if not re.fullmatch(r"(\d+(,\d+)*)?", given.layers):
+        raise ValueError(f"--layers must be numbers with commas between them, as 0,2,4, not {given.layers!r}")
+    writable(Path(args.output_dir))
     task = glue.TASKS[given.task]
     torch.manual_seed(args.seed)
     tokenizer, teacher = models.load_tokenizer(given.teacher), models.load(given.teacher, labels=task.labels)

@@ -66,6 +66,36 @@ def test_a_name_that_the_notebook_does_not_declare_is_refused_before_a_kernel_st
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_folder_of_another_run_keeps_everything_that_it_has(notebook, tmp_path):
+    path, folder = notebook("run.finish()"), tmp_path / "mine"
+    assert batch.run_notebook(path, "smoke", {"run_dir": str(folder)}).code == 0
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    with pytest.raises(ValueError, match="another configuration .*differs in learning_rate"):
+        batch.run_notebook(path, "smoke", {"run_dir": str(folder), "learning_rate": 0.5})
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before and "record.json" in before
+
+
+def test_a_run_that_fails_keeps_the_record_before_it_aside(notebook, tmp_path):
+    folder = tmp_path / "mine"
+    assert batch.run_notebook(notebook("run.finish()"), "smoke", {"run_dir": str(folder)}).code == 0
+    before = (folder / "record.json").read_bytes()
+    assert batch.run_notebook(notebook("raise RuntimeError('out of luck')"), "smoke", {"run_dir": str(folder)}).code == 1
+    assert not (folder / "record.json").exists() and (folder / "record.previous.json").read_bytes() == before
+
+
+def test_a_path_that_is_not_there_is_refused_before_a_kernel_starts(tmp_path):
+    for name, value in (("data", "/no/where"), ("teacher", "data/teachers/none"), ("teacher", "runs/teacher_europarl_of_others")):
+        with pytest.raises(FileNotFoundError, match=f"{name}={value}: there is no such"):
+            batch.run_notebook("04", "smoke", {name: value}, runs=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", ["0,1", "1,x", "", "1,-2", "1,inf", "1,,2"])
+def test_a_list_of_temperatures_is_checked_before_a_kernel_starts(tmp_path, wrong):
+    with pytest.raises(ValueError, match="temperatures must be numbers above 0|is no value"):
+        batch.run_notebook("02", "smoke", {"temperatures": wrong}, runs=tmp_path)
+
+
 @pytest.mark.parametrize("cell, code, text", [
     ("raise RuntimeError('out of luck')", 1, "out of luck"),
     ("import sys; sys.exit(0)", 1, "no record"),

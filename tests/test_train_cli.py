@@ -81,10 +81,21 @@ def test_with_the_teachers_answers_from_disk(place, tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize("changes, hint", [
     (dict(layers=None), "--layers .* or --student"), (dict(task="sst2"), "mnli, qqp"), (dict(alpha=1.5), "soft loss"),
-    (dict(temperature=0), "temperature"), (dict(layers="0,7"), "layers"), (dict(task="qqp"), "3 classes apart, the task has 2")])
+    (dict(temperature=0), "temperature"), (dict(max_length=0), "max_length"), (dict(max_length=-5), "max_length"),
+    (dict(num_train_epochs=0), "num_train_epochs"), (dict(layers="a,b"), "numbers with commas"), (dict(output_dir="/proc/zz"), "run folder|cannot be written"), (dict(layers="0,7"), "layers"), (dict(task="qqp"), "3 classes apart, the task has 2")])
 def test_what_makes_no_sense_is_refused(place, tmp_path, changes, hint):
-    with pytest.raises((SystemExit, ValueError), match=hint):
-        main(command(place, tmp_path / "student", **changes))
+    output = changes.pop("output_dir", tmp_path / "student")
+    with pytest.raises((SystemExit, ValueError, OSError), match=hint):
+        main(command(place, output, **changes))
+
+
+def test_a_teacher_that_was_cut_off_is_named(place, tmp_path):
+    import shutil
+    shutil.copytree(place / "teacher", tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:weights.stat().st_size // 2])
+    with pytest.raises(OSError, match="cut: its weights are cut off or damaged"):
+        main(command(place, tmp_path / "student", teacher=tmp_path / "cut"))
 
 
 def test_a_shell_sees_one_line_and_no_traceback(place, tmp_path):
