@@ -446,7 +446,6 @@ def _cut_the_source(function):
                 "the end is cut off: the target loses its last words and its end token, and the model learns not to end": [ids[:longest], labels[:longest]],
                 "the beginning is cut off: the system's turn is gone": both(0, over),
                 "the token that closes the user's turn is cut off with the source": both(stop - over + 1, stop + 1),
-                "the labels are not cut at the same places as the ids": [right[0], labels[over:] if over else labels],
                 "the labels are left as long as they were": [right[0], labels],
                 "the text after the user's turn is cut": both(stop + 1, stop + 1 + over),
                 "nothing is cut": [ids, labels]}, lambda a, b: a == b) or (

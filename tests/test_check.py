@@ -86,7 +86,7 @@ def shortened(ids, labels, longest, stop):
 @pytest.mark.parametrize("given, told", [
     (shortened, "06.3: right"), (lambda i, l, n, s: (i[:n], l[:n]), "end is cut off"), (lambda i, l, n, s: (i[-n:], l[-n:]), "beginning is cut off"),
     (lambda i, l, n, s: shortened(i, l, n, s + 1), "closes the user's turn"), (lambda i, l, n, s: (shortened(i, l, n, s)[0], l), "as long as they were"),
-    (lambda i, l, n, s: (shortened(i, l, n, s)[0], l[-n:]), "same places"), (lambda i, l, n, s: (i, l), "nothing is cut"),
+    (lambda i, l, n, s: (shortened(i, l, n, s)[0], l[:n]), "should go"), (lambda i, l, n, s: (i, l), "nothing is cut"),
     (lambda i, l, n, s: i, "two lists"), (lambda i, l, n, s: ([], []), "should go")])
 def test_06_3(capsys, given, told):
     assert told in verdict(capsys, "06.3", given)[1]
