@@ -487,16 +487,16 @@ PART_LOOKS = {"prompt": ("#E6ECF2", "#5A6B7B", ":"), "source": ("#FBE3CF", "#B04
 
 @figure("06_eurollama_prompt", alt="""One training text, token by token in boxes: the prompt (grey-blue, dotted edge), the source text to translate (orange,
     dashed edge) and the target, which is the translation with its end token (green, solid edge). Tokens that are learnt are bold
-    and underlined: they are those of the target.""")
+    with a thick edge: they are those of the target.""")
 def prompt_legend(table):
     """columns: token, part ("prompt", "source", "target"), learnt"""
-    wide, x, y, boxes = 98, 0.0, 0, []
+    wide, x, y, boxes = 100, 0.0, 0, []
     for row in table.to_dict("records"):
-        shown = row["token"].replace("\n", "↵")
+        shown = row["token"].replace("\n", "↵").strip() or "␣"
         if x + len(shown) > wide:
             x, y = 0.0, y + 1
         boxes.append((x, y, shown, row["part"], row["learnt"]))
-        x += len(shown) + 0.5
+        x += len(shown) + 0.7
         if "\n" in row["token"]:
             x, y = 0.0, y + 1
     fig, ax = plt.subplots(figsize=(9.6, 0.3 * (y + 2.6)))
@@ -505,11 +505,9 @@ def prompt_legend(table):
 
     def token(x, y, shown, part, learnt):
         face, edge, line = PART_LOOKS[part]
-        ax.add_patch(matplotlib.patches.Rectangle((x, y - 0.38), len(shown), 0.76, facecolor=face, edgecolor=edge, linestyle=line, linewidth=1.1))
+        ax.add_patch(matplotlib.patches.Rectangle((x, y - 0.38), len(shown), 0.76, facecolor=face, edgecolor=edge, linestyle=line, linewidth=2 if learnt else 1.1))
         ax.text(x + len(shown) / 2, y, shown, ha="center", va="center", family="monospace", fontsize=9.2, parse_math=False,
                 color="black", weight="bold" if learnt else "normal")
-        if learnt:
-            ax.plot([x + 0.15, x + len(shown) - 0.15], [y + 0.26] * 2, color="black", linewidth=1.1)
     left = 0.0
     for part in PART_LOOKS:
         of = table[table["part"] == part]
@@ -533,7 +531,7 @@ def _dots(ax, table, order, column, colour=0, scale=1.0, fmt="{:.0f}", shift=0.0
     ax.set_ylim(len(order) - 0.5, -0.5)
 
 
-@figure("06_eurollama_prompt", alt="""Six or more recipes for the end of a translation, a row each. Left: the share of generations that end by themselves. Right:
+@figure("06_eurollama_prompt", alt="""Seven recipes for the end of a translation, a row each. Left: the share of generations that end by themselves. Right:
     BLEU of the whole generations (circles) and of the same texts cut after their first full stop (squares). Recipes whose end is never
     learnt end nowhere: their whole texts score low, while their first sentences score as well as the right recipe's.""")
 def end_recipes(table):
@@ -575,9 +573,9 @@ def end_unlearnt(table):
     """columns: name, seed, p_end, expected, ended (share)"""
     order = list(dict.fromkeys(table["name"]))
     fig, (left, right) = plt.subplots(1, 2, figsize=(9.2, 0.42 * len(order) + 1.2), sharey=True)
-    expected = table.groupby("name")["expected"].mean().reindex(order)
-    left.plot(expected, range(len(order)), "x", color="black", markersize=9, markeredgewidth=1.5, label="theory, T = 1")
-    _dots(left, table, order, "p_end", 0, fmt="{:.2f}", label="measured")
+    expected = table["expected"].astype(float).groupby(table["name"]).mean().reindex(order)        # None where theory is silent
+    left.plot(expected, np.arange(len(order)) + 0.22, "x", color="black", markersize=7, markeredgewidth=1.5, label="theory, T = 1")
+    _dots(left, table, order, "p_end", 0, fmt="{:.2f}", shift=-0.12, label="measured")
     left.set(xlabel="p(end) where a translation ends", xlim=(-0.05, 1.22))
     left.set_xticks([0, 0.25, 0.5, 0.75, 1])
     left.legend(fontsize=8.5, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))

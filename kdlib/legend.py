@@ -33,7 +33,9 @@ def tokens(tokenizer, source: str, target: str, labels: list[int] | None = None)
         raise ValueError(f"{len(labels)} labels for {len(ids)} tokens: the mask must be as long as the text")
     last = text.rindex(source.strip() + EOT, 0, begin)                         # the user's turn, not a word of the system's
     part = lambda start: "target" if start >= begin else "source" if last <= start < last + len(source.strip()) else "prompt"
-    return pd.DataFrame({"token": [text[a:b] for a, b in spans], "id": ids, "part": [part(a) for a, _ in spans],
+    # a normaliser may map two tokens to one character (the small tokenizer's elisions): the earlier one keeps it
+    texts = [text[max(a, before):b] for (a, b), before in zip(spans, [0, *(b for _, b in spans)])]
+    return pd.DataFrame({"token": texts, "id": ids, "part": [part(a) for a, _ in spans],
                          "learnt": [label != IGNORED for label in labels]})
 
 

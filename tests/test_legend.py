@@ -1,6 +1,7 @@
 """The legend: every token once, in its part, escaped, and readable without colour."""
 import re
 
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -15,6 +16,13 @@ def test_parts_and_what_is_learnt(chat):
     assert "".join(table["token"][table["part"] == "target"]) == text[begin:] and (table["learnt"] == (table["part"] == "target")).all()
     assert table["token"][table["part"] == "source"].tolist() == ["Hello"]
     assert table["id"].tolist() == chat(text, add_special_tokens=False)["input_ids"]
+
+
+def test_elisions_are_told_once(chat):
+    plain = translation.small_tokenizer(["L'asile de l'homme qu'il n'a pas vu.", "A house."])
+    tokenizer = translation.with_end_token(plain)
+    table = legend.tokens(tokenizer, "A house.", "L'asile de l'homme qu'il n'a pas vu.")
+    assert "".join(table["token"]) == translation.training_text(tokenizer, "A house.", "L'asile de l'homme qu'il n'a pas vu.")[0]
 
 
 def test_a_source_that_the_prompt_says_too(chat):
@@ -71,3 +79,12 @@ def test_end_probability(chat, how):
         translation.end_probability(model, tokenizer, [{"input_ids": [5, 6], "labels": [-100, 6]}])
     with pytest.raises(ValueError, match="no row learns"):
         translation.end_probability(model, tokenizer, [])
+
+
+def test_figures_of_the_notebook_draw_what_a_record_gives_back():
+    """Also where theory is silent (None) and where there is one seed."""
+    figures.style()
+    rows = [{"name": n, "seed": s, "p_end": 0.5, "expected": None, "ended": 1.0, "bleu": 40.0 + s, "bleu_first": 41.0} for n in ("CE only", "KD") for s in range(2)]
+    for table in (pd.DataFrame(rows), pd.DataFrame(rows[:1])):
+        figures.end_unlearnt(table).canvas.draw(), figures.end_recipes(table).canvas.draw()
+    figures.end_learnt(pd.DataFrame([{"name": "new row", "seed": 0, "step": i, "probability": 10.0**-i, "words": 100} for i in range(4)])).canvas.draw()
