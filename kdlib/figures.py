@@ -532,8 +532,8 @@ def _dots(ax, table, order, column, colour=0, scale=1.0, fmt="{:.0f}", shift=0.0
 
 
 @figure("06_eurollama_prompt", alt="""Seven recipes for the end of a translation, a row each. Left: the share of generations that end by themselves. Right:
-    BLEU of the whole generations (circles) and of the same texts cut after their first full stop (squares). Recipes whose end is never
-    learnt end nowhere: their whole texts score low, while their first sentences score as well as the right recipe's.""")
+    BLEU of the whole generations (circles) and of the same texts cut after their first full stop (squares). Where the end is never
+    learnt, no generation ends, and the whole texts score far lower than their first sentences.""")
 def end_recipes(table):
     """columns: name, seed, ended (share), bleu, bleu_first"""
     order = list(dict.fromkeys(table["name"]))
@@ -567,8 +567,8 @@ def end_learnt(table):
 
 @figure("06_eurollama_prompt", alt="""The probability of the end token where a translation ends, after training with CE alone and with KD from a teacher that does not know
     the token, with the teacher heard at every position or not at the end; and from a teacher that was tuned first. Circles: mean and range
-    over seeds. Crosses: (1 - alpha) + alpha times the teacher's own probability, what theory says for T = 1. KD everywhere follows the
-    crosses; CE alone at the end token brings the probability back to nearly 1.""")
+    over seeds. Crosses: (1 - alpha) + alpha times the teacher's own probability, what theory says for T = 1. KD everywhere lies near or
+    below the crosses; CE alone at the end token brings the probability back to nearly 1.""")
 def end_unlearnt(table):
     """columns: name, seed, p_end, expected, ended (share)"""
     order = list(dict.fromkeys(table["name"]))
