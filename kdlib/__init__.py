@@ -3,7 +3,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("batch", "check", "corpora", "figures", "get", "glue", "losses", "metrics", "models", "parliament", "results", "run",
+_MODULES = ("batch", "check", "corpora", "figures", "get", "glue", "legend", "losses", "metrics", "models", "parliament", "results", "run",
             "scores", "teacher_cache", "trainer", "translation", "votes", "widgets")
 _NAMES = {"start": "run", "Run": "run", "soft_targets": "losses", "distillation_loss": "losses",
           "DistillationArguments": "trainer", "DistillationTrainer": "trainer", "save_fig": "figures"}

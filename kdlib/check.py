@@ -386,6 +386,72 @@ def _accumulation(ratio):
         "the ratio is turned round": 0.25, "the gradient is divided twice": 1 / 16, "it is multiplied twice, or the norms are squared": 16}, tolerance=0.02)
 
 
+# -- 06 · EuroLlama: the prompt ---------------------------------------------------------------------------------------
+
+@question("06.1")
+def _labels_after_the_last_header(function):
+    """Labels of a chat: the ids after the last assistant header, -100 before; not shifted."""
+    header = [7, 8, 9]
+    for ids in ([1, 5, 7, 8, 9, 20, 21, 30, 31], [1, 7, 8, 9, 22, 30, 31, 5, 7, 8, 9, 20, 21, 23, 30, 31]):
+        starts = [i + 3 for i in range(len(ids)) if ids[i:i + 3] == header]
+        masked = lambda first, n=len(ids): [-100] * first + ids[first:n] + [-100] * (len(ids) - n)
+        right = masked(starts[-1])
+        got = [int(i) for i in call(function, list(ids), list(header))]
+        if len(got) != len(ids):
+            return f"labels are as long as the ids: {len(ids)}, not {len(got)}. Nothing is cut off and nothing is shifted."
+        if got != right:
+            return recognised(got, {
+                "the first header is taken: with worked examples in the prompt there are several, and only the last answer is to be learnt": masked(starts[0]),
+                "the header's last token is learnt too, one place too early": masked(starts[-1] - 1),
+                "the header is learnt too": masked(starts[-1] - 3),
+                "the target's first token is masked, one place too late": masked(starts[-1] + 1),
+                "labels are shifted by hand: the model's loss shifts them itself, and a second time it learns the word after the next": right[1:] + [-100],
+                "the last token is masked: a text whose end is not learnt does not end": masked(starts[-1], len(ids) - 1),
+                "both end tokens are masked: a text whose end is not learnt does not end": masked(starts[-1], len(ids) - 2),
+                "nothing is masked: the model would learn to write prompts": ids,
+                "the mask is turned round: the prompt is learnt, the target is not": ids[:starts[-1]] + [-100] * (len(ids) - starts[-1])},
+                lambda a, b: a == b) or f"for ids = {ids} the labels should be {right}, not {got}."
+
+
+@question("06.2")
+def _end_after_kd(function):
+    """The probability of the end at which (1 - alpha) · CE + alpha · KL(teacher ‖ student) is smallest, T = 1."""
+    for alpha, teacher in ((0.3, 0.02), (0.9, 0.2)):
+        wrong = closest(call(function, alpha, teacher), 1 - alpha + alpha * teacher, {
+            "alpha is read as the weight of the labels; here it weighs the soft loss": alpha + (1 - alpha) * teacher,
+            "the teacher is not heard": 1.0, "the label is not heard": teacher,
+            "the teacher's own share is left out: it gives the end a little, too": 1 - alpha,
+            "probabilities are mixed by their logarithms: forward KL mixes them as they are": teacher**alpha,
+            "label and teacher count alike whatever alpha is": (1 + teacher) / 2}, tolerance=1e-3)
+        if wrong:
+            return f"For alpha = {alpha} and a teacher's {teacher}: {wrong}"
+
+
+@question("06.3")
+def _cut_the_source(function):
+    """A row cut to max_length tokens at the end of its source: (ids, labels)."""
+    ids, stop = list(range(100, 118)), 9                       # 9 closes the user's turn, 14 and on is the target
+    labels = [-100] * 14 + ids[14:]
+    for longest in (18, 15, 30):
+        over = max(0, len(ids) - longest)
+        drop = lambda row, a, b: row[:a] + row[b:]
+        right = [drop(row, stop - over, stop) for row in (ids, labels)]
+        given = call(function, list(ids), list(labels), longest, stop)
+        if not isinstance(given, (tuple, list)) or len(given) != 2:
+            return "two lists are asked: ids and labels."
+        got = [[int(i) for i in row] for row in given]
+        if got != right:
+            both = lambda a, b: [drop(row, a, b) for row in (ids, labels)]
+            return recognised(got, {
+                "the end is cut off: the target loses its last words and its end token, and the model learns not to end": [ids[:longest], labels[:longest]],
+                "the beginning is cut off: the system's turn is gone": both(0, over),
+                "the token that closes the user's turn is cut off with the source": both(stop - over + 1, stop + 1),
+                "the labels are left as long as they were": [right[0], labels],
+                "the text after the user's turn is cut": both(stop + 1, stop + 1 + over),
+                "nothing is cut": [ids, labels]}, lambda a, b: a == b) or (
+                f"for max_length = {longest} and stop = {stop}, {over} tokens before the place {stop} should go: {right[0]}, not {got[0]}; labels {right[1]}, not {got[1]}.")
+
+
 # -- 07 ---------------------------------------------------------------------------------------------------------------
 
 REFERENCE = "La Commission n'a pas approuvé le rapport sur la pêche."

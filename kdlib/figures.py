@@ -480,6 +480,110 @@ def temperature_and_alpha(table):
     return fig
 
 
+# -- 06 · EuroLlama: the prompt ---------------------------------------------------------------------------------------
+
+PART_LOOKS = {"prompt": ("#E6ECF2", "#5A6B7B", ":"), "source": ("#FBE3CF", "#B04A00", "--"), "target": ("#CFEBDF", "#00694D", "-")}
+
+
+@figure("06_eurollama_prompt", alt="""One training text, token by token in boxes: the prompt (grey-blue, dotted edge), the source text to translate (orange,
+    dashed edge) and the target, which is the translation with its end token (green, solid edge). Tokens that are learnt are bold
+    with a thick edge: they are those of the target.""")
+def prompt_legend(table):
+    """columns: token, part ("prompt", "source", "target"), learnt"""
+    wide, x, y, boxes = 100, 0.0, 0, []
+    for row in table.to_dict("records"):
+        shown = row["token"].replace("\n", "↵").strip() or "␣"
+        if x + len(shown) > wide:
+            x, y = 0.0, y + 1
+        boxes.append((x, y, shown, row["part"], row["learnt"]))
+        x += len(shown) + 0.7
+        if "\n" in row["token"]:
+            x, y = 0.0, y + 1
+    fig, ax = plt.subplots(figsize=(9.6, 0.3 * (y + 2.6)))
+    ax.set(xlim=(-0.5, wide + 0.5), ylim=(y + 0.7, -1.9))
+    ax.axis("off")
+
+    def token(x, y, shown, part, learnt):
+        face, edge, line = PART_LOOKS[part]
+        ax.add_patch(matplotlib.patches.Rectangle((x, y - 0.38), len(shown), 0.76, facecolor=face, edgecolor=edge, linestyle=line, linewidth=2 if learnt else 1.1))
+        ax.text(x + len(shown) / 2, y, shown, ha="center", va="center", family="monospace", fontsize=9.2, parse_math=False,
+                color="black", weight="bold" if learnt else "normal")
+    left = 0.0
+    for part in PART_LOOKS:
+        of = table[table["part"] == part]
+        told = f" {part}: {len(of)} tokens, {'learnt' if len(of) and of['learnt'].all() else f'{int(of.learnt.sum())} learnt'} "
+        token(left, -1.2, told, part, bool(len(of)) and bool(of["learnt"].all()))
+        left += len(told) + 2
+    for box in boxes:
+        token(*box)
+    return fig
+
+
+def _dots(ax, table, order, column, colour=0, scale=1.0, fmt="{:.0f}", shift=0.0, label=None) -> None:
+    """A row a name of `order`: the mean over the table's rows as a dot with its number, the others' range as a line."""
+    for i, name in enumerate(order):
+        values = table.loc[table["name"] == name, column].dropna() * scale
+        if len(values):
+            ax.plot([values.min(), values.max()], [i + shift] * 2, color=COLORS[colour], linewidth=2.5, alpha=0.45)
+            ax.plot(values.mean(), i + shift, MARKERS[colour], color=COLORS[colour], markersize=6, label=label if i == 0 else None)
+            ax.annotate(fmt.format(values.mean()), (values.max(), i + shift), (6, 0), textcoords="offset points", va="center", fontsize=8.5, color=COLORS[colour])
+    ax.set_yticks(range(len(order)), order)
+    ax.set_ylim(len(order) - 0.5, -0.5)
+
+
+@figure("06_eurollama_prompt", alt="""Seven recipes for the end of a translation, a row each. Left: the share of generations that end by themselves. Right:
+    BLEU of the whole generations (circles) and of the same texts cut after their first full stop (squares). Where the end is never
+    learnt, no generation ends, and the whole texts score far lower than their first sentences.""")
+def end_recipes(table):
+    """columns: name, seed, ended (share), bleu, bleu_first"""
+    order = list(dict.fromkeys(table["name"]))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.2, 0.42 * len(order) + 1.2), sharey=True)
+    _dots(left, table, order, "ended", 2, 100, "{:.0f} %")
+    left.set(xlabel="generations that end by themselves (%)", xlim=(-5, 122))
+    left.set_xticks(range(0, 101, 25))
+    _dots(right, table, order, "bleu", 0, shift=-0.14, label="the whole text")
+    _dots(right, table, order, "bleu_first", 1, shift=0.18, label="up to the first full stop")
+    right.set(xlabel="BLEU", xlim=(-2, 1.2 * max(10, table[["bleu", "bleu_first"]].max().max())))
+    right.legend(fontsize=8.5, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+    return fig
+
+
+@figure("06_eurollama_prompt", alt="""How soon an end is learnt: the probability of the end token where a translation ends, on a logarithmic axis, against training
+    steps; one line for a new row (the mean of all others) and one for a reserved token's row, with the range over seeds as a band. Both
+    start far below one word in the vocabulary and rise to nearly 1.""")
+def end_learnt(table):
+    """columns: name, seed, step, probability, words (size of the vocabulary)"""
+    fig, ax = plt.subplots(figsize=(6.8, 3.5))
+    for i, (name, part) in enumerate(table.groupby("name", sort=False)):
+        stats = part.groupby("step")["probability"].agg(["median", "min", "max"]).reset_index()
+        ax.plot(stats["step"], stats["median"], color=COLORS[i], linestyle=LINES[i], marker=MARKERS[i], markersize=4, label=name)
+        ax.fill_between(stats["step"], stats["min"], stats["max"], color=COLORS[i], alpha=0.15)
+    ax.axhline(1 / table["words"].iloc[0], color="black", linestyle=":", linewidth=1)
+    ax.text(table["step"].max(), 1 / table["words"].iloc[0], "one word of the vocabulary by chance ", ha="right", va="bottom", fontsize=8.5)
+    ax.set(yscale="log", xlabel="training step", ylabel="p(end) where a translation ends")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.08))
+    return fig
+
+
+@figure("06_eurollama_prompt", alt="""The probability of the end token where a translation ends, after training with CE alone and with KD from a teacher that does not know
+    the token, with the teacher heard at every position or not at the end; and from a teacher that was tuned first. Circles: mean and range
+    over seeds. Crosses: (1 - alpha) + alpha times the teacher's own probability, what theory says for T = 1. KD everywhere lies near or
+    below the crosses; CE alone at the end token brings the probability back to nearly 1.""")
+def end_unlearnt(table):
+    """columns: name, seed, p_end, expected, ended (share)"""
+    order = list(dict.fromkeys(table["name"]))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9.2, 0.42 * len(order) + 1.2), sharey=True)
+    expected = table["expected"].astype(float).groupby(table["name"]).mean().reindex(order)        # None where theory is silent
+    left.plot(expected, np.arange(len(order)) + 0.22, "x", color="black", markersize=7, markeredgewidth=1.5, label="theory, T = 1")
+    _dots(left, table, order, "p_end", 0, fmt="{:.2f}", shift=-0.12, label="measured")
+    left.set(xlabel="p(end) where a translation ends", xlim=(-0.05, 1.22))
+    left.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    left.legend(fontsize=8.5, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
+    _dots(right, table, order, "ended", 2, 100, "{:.0f} %")
+    right.set(xlabel="generations that end by themselves (%)", xlim=(-5, 122))
+    right.set_xticks(range(0, 101, 25))
+
+
 # -- 07 · EuroLlama: distilling -------------------------------------------------------------------------------------------
 
 @figure("07_eurollama_distil", alt="""Heat map of one sentence: a column for each target token, a row for the student before and after training, each

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 
+from .causal import logits_at
 from .chat import (BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer,  # noqa: F401
                    token_id, with_end_token)
 from .get import local_copy, offline_advice, probe_hub
@@ -324,3 +325,24 @@ def _repeats(ids: list[int], times: int = 4, longest: int = 8) -> bool:
             if run >= n * (times - 1):
                 return True
     return False
+
+
+@torch.inference_mode()
+def end_probability(model, tokenizer, rows, *, batch_size: int = 64) -> float:
+    """The probability of `<|end_of_translation|>` where a reference translation ends, mean over `rows` (of `encode`).
+
+    It tells how well an end is learnt before a single text is generated; greedy decoding stops where it is the largest.
+    """
+    end, collate, sums = end_token_id(tokenizer), collator(tokenizer), []
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(rows), batch_size):
+        batch = {k: v.to(model.device) for k, v in collate([rows[i] for i in range(start, min(start + batch_size, len(rows)))]).items()}
+        keep = torch.zeros_like(batch["labels"], dtype=torch.bool)
+        keep[:, :-1] = batch["labels"][:, 1:] == end                                     # position i predicts token i + 1
+        sums.append(logits_at(model, batch, keep).float().softmax(-1)[:, end])
+    model.train(was_training)
+    found = torch.cat(sums) if sums else torch.zeros(0)
+    if not len(found):
+        raise ValueError(f"no row learns {END}: encode the pairs with a tokenizer that knows it (with_end_token)")
+    return found.mean().item()

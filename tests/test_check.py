@@ -53,6 +53,45 @@ def test_05_3(capsys, given, told):
     assert told in said and right == (told == "right")
 
 
+def masked(ids, header, shift=0, last=True, n=None):
+    starts = [i + 3 for i in range(len(ids)) if ids[i:i + 3] == header]
+    first = starts[-1 if last else 0] + shift
+    return [-100] * first + ids[first:n] + [-100] * (0 if n is None else -n)
+
+
+@pytest.mark.parametrize("given, told", [
+    (masked, "06.1: right"), (lambda i, h: masked(i, h, last=False), "first header"), (lambda i, h: masked(i, h, -1), "last token is learnt too"),
+    (lambda i, h: masked(i, h, -3), "header is learnt too"), (lambda i, h: masked(i, h, 1), "first token is masked"),
+    (lambda i, h: masked(i, h)[1:] + [-100], "shifted by hand"), (lambda i, h: masked(i, h, n=-1), "does not end"),
+    (lambda i, h: masked(i, h, n=-2), "both end tokens"), (lambda i, h: i, "nothing is masked"), (lambda i, h: masked(i, h)[1:], "as long as"),
+    (lambda i, h: [0] * len(i), "should be"),
+    (lambda i, h: [a if b == -100 else -100 for a, b in zip(i, masked(i, h))], "turned round")])
+def test_06_1(capsys, given, told):
+    assert told in verdict(capsys, "06.1", given)[1]
+
+
+@pytest.mark.parametrize("given, told", [
+    (lambda a, t: 1 - a + a * t, "06.2: right"), (lambda a, t: a + (1 - a) * t, "weight of the labels"), (lambda a, t: t**a, "logarithms"),
+    (lambda a, t: 1 - a, "share is left out"), (lambda a, t: t, "label is not heard"), (lambda a, t: 1, "teacher is not heard"),
+    (lambda a, t: (1 + t) / 2, "count alike"), (lambda a, t: 0.123, "expected")])
+def test_06_2(capsys, given, told):
+    assert told in verdict(capsys, "06.2", given)[1]
+
+
+def shortened(ids, labels, longest, stop):
+    over = max(0, len(ids) - longest)
+    return ids[:stop - over] + ids[stop:], labels[:stop - over] + labels[stop:]
+
+
+@pytest.mark.parametrize("given, told", [
+    (shortened, "06.3: right"), (lambda i, l, n, s: (i[:n], l[:n]), "end is cut off"), (lambda i, l, n, s: (i[-n:], l[-n:]), "beginning is cut off"),
+    (lambda i, l, n, s: shortened(i, l, n, s + 1), "closes the user's turn"), (lambda i, l, n, s: (shortened(i, l, n, s)[0], l), "as long as they were"),
+    (lambda i, l, n, s: (shortened(i, l, n, s)[0], l[:n]), "should go"), (lambda i, l, n, s: (i, l), "nothing is cut"),
+    (lambda i, l, n, s: i, "two lists"), (lambda i, l, n, s: ([], []), "should go")])
+def test_06_3(capsys, given, told):
+    assert told in verdict(capsys, "06.3", given)[1]
+
+
 # -- 07 ---------------------------------------------------------------------------------------------------------------
 
 LOST = "La Commission a approuvé le rapport sur la pêche."
