@@ -582,6 +582,7 @@ def end_unlearnt(table):
     _dots(right, table, order, "ended", 2, 100, "{:.0f} %")
     right.set(xlabel="generations that end by themselves (%)", xlim=(-5, 122))
     right.set_xticks(range(0, 101, 25))
+    return fig
 
 
 # -- 07 · EuroLlama: distilling -------------------------------------------------------------------------------------------
