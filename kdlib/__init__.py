@@ -1,5 +1,10 @@
 """kdlib: the small module behind the course on knowledge distillation. Importing it costs nothing: names load on use."""
 import importlib
+import logging
+
+# transformers imports torchao where it is installed; that its kernels for other GPUs do not load is no news to a reader
+for _talkative in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_talkative).setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
 

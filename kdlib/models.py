@@ -5,7 +5,6 @@
 """
 import copy
 import itertools
-import logging as stdlib_logging
 import re
 import time
 from pathlib import Path
@@ -22,9 +21,6 @@ from transformers.utils import logging
 from .chat import EOT, end_token_id
 from .get import gated_advice, local_copy, offline_advice, probe_hub
 from .run import ROOT
-
-for _talkative in ("torchao", "torch.utils._pytree"):           # transformers imports torchao where it is installed; its kernels for other
-    stdlib_logging.getLogger(_talkative).setLevel(stdlib_logging.ERROR)         # GPUs do not load here, which is no news to a reader
 
 LAYER = re.compile(r"^(.*\.layers?\.)(\d+)(\..*)$")        # bert.encoder.layer.3.…, model.layers.3.…
 
