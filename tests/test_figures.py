@@ -100,3 +100,14 @@ def test_lines_show_the_spread_only_where_there_is_one():
     assert ax.lines[0].get_ydata().tolist() == [2.0, 3.0]
     assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle() and ax.lines[0].get_marker() != ax.lines[1].get_marker()
     plt.close(fig)
+
+
+def test_another_profiles_figures_do_not_empty_the_gallery(tmp_path, monkeypatch):
+    from kdlib.__main__ import main
+    gallery = runs.ROOT / "figures" / "manifest.json"
+    before = gallery.read_bytes()
+    monkeypatch.setenv("KD_RUNS", str(tmp_path))
+    with pytest.raises(SystemExit):
+        main(["figures", "--profile", "lapto"])
+    main(["figures", "--profile", "smoke"])                               # no record is stored under smoke: all are missing
+    assert gallery.read_bytes() == before and (tmp_path / "figures-smoke" / "manifest.json").exists()
