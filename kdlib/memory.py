@@ -79,12 +79,12 @@ class Estimate(NamedTuple):
 
 
 # Bytes that autograd keeps of one token in one Llama layer: (× width, × queries, × inner). Read off transformers' modeling_llama.py
-# (4.57): a norm keeps its input in float32, its output before and after the weight (frozen by LoRA: not the former);
-# attention q, k, v (repeated to all heads where a mask is given) and its result; the feed-forward part gate, silu(gate), up, their
-# product. In half precision the norm's input is float32; autocast leaves norms in float32 and casts once for each matrix; LoRA's
-# adapters are float32 (peft) and cast the input of each matrix. LoRA's inner r values a token are too few to matter.
+# (4.57) and counted by a test: a norm keeps its input in float32, its output before and after the weight (frozen by LoRA: not the
+# former); attention q, k, v (repeated to all heads where a mask is given) and its result; the feed-forward part gate, silu(gate), up,
+# their product. Autocast leaves norms in float32 and casts their output anew for each matrix (its copies of weights are counted as
+# weights). LoRA's adapters are float32 (peft) and cast the input of each matrix; their r values a token are too few to matter.
 KEPT = {("float32", False): (24, 16, 16), ("float32", True): (16, 16, 16), ("half", False): (16, 8, 8), ("half", True): (28, 12, 10),
-        ("autocast", False): (34, 8, 8), ("autocast", True): (18, 10, 8)}
+        ("autocast", False): (26, 8, 8), ("autocast", True): (18, 10, 8)}
 # Matrices of (tokens, vocabulary) that are alive at once in `causal.token_loss`: (in the model's dtype, in float32). Counted on the
 # function itself, see tests: CE alone; top-k answers of a cache; a live teacher, whose logits are such matrices too.
 ALIVE = {"ce": (1, 2), "topk": (2, 5), "dense": (4, 8)}
@@ -187,6 +187,7 @@ def plan(gpus=None, student="Llama-3.2-1B", teacher="Llama-3.2-3B", *, batch_siz
     import pandas as pd
     rows, asked, cards = [], {}, {}
     for gpu in GPUS if gpus is None else [gpus] if isinstance(gpus, (str, int, float)) else gpus:
+        gpu = gpu.upper() if isinstance(gpu, str) else gpu
         number = isinstance(gpu, (int, float)) and not isinstance(gpu, bool) and 0 < gpu < float("inf")
         if not number and gpu not in GPUS:
             raise ValueError(f"unknown GPU {gpu!r}{guess(str(gpu), GPUS)}; known are {', '.join(GPUS)}, or say how many GB it has")
