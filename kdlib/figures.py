@@ -630,7 +630,7 @@ def translators(table):
 
 
 @figure("07_eurollama_distil", alt="""Validation loss of the student over training steps, one line a learning rate with a band of one standard deviation over
-    seeds; the left panel trains all weights, the right one LoRA's adapters alone. Rates that are too small leave the loss where it began.""")
+    seeds; the left panel trains all weights, the right one LoRA's adapters alone. The smaller the rate, the higher the loss stays in the same steps.""")
 def translation_rates(table):
     """columns: lora_rank, learning_rate, seed, step, ce"""
     kinds = list(table.groupby("lora_rank", sort=True))
