@@ -1,13 +1,18 @@
 """kdlib: the small module behind the course on knowledge distillation. Importing it costs nothing: names load on use."""
 import importlib
+import logging
 
 __version__ = "0.1.0"
 
-_MODULES = ("batch", "check", "corpora", "figures", "get", "glue", "legend", "losses", "metrics", "models", "parliament", "results", "run",
+_MODULES = ("batch", "check", "corpora", "figures", "get", "glue", "legend", "losses", "metrics", "models", "parliament", "quantise", "results", "run",
             "scores", "teacher_cache", "trainer", "translation", "votes", "widgets")
 _NAMES = {"start": "run", "Run": "run", "soft_targets": "losses", "distillation_loss": "losses",
           "DistillationArguments": "trainer", "DistillationTrainer": "trainer", "save_fig": "figures"}
 __all__ = [*_MODULES, *_NAMES]
+
+# transformers imports torchao wherever it is installed, and both then warn of kernels for other GPUs: no reader can act on that
+for _noisy in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_noisy).setLevel(logging.ERROR)
 
 
 def __getattr__(name: str):
