@@ -5,7 +5,7 @@
     train    distil from the command line (torchrun works)
     figures  redraw the slide figures    store    keep my records as reference results
     get      fetch real rows             bench    measure speed and memory
-    test     run the tests
+    test     run the tests               doctor   what would stop the course here, and what fits which GPU
 """
 import argparse
 import signal
@@ -96,6 +96,11 @@ def parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios")
     bench.add_argument("--quick", action="store_true", help="leave out what takes minutes")
 
+    doctor = commands.add_parser("doctor", help="check this machine, with a fix for each finding; exit code 1 if something stops the course")
+    doctor.add_argument("--plan", action="store_true", help="which recipe for Llama 3B → 1B fits which GPU")
+    doctor.add_argument("--gpu", action="append", metavar="NAME|GB", help="plan for this one alone (P100, H100, … or a number of GB); may be repeated")
+    doctor.add_argument("--measure", action="store_true", help="set the memory estimate beside measurements, minutes")
+
     test = commands.add_parser("test", help="run the tests")
     test.add_argument("--slow", action="store_true", help="the slow rest instead of the fast ones")
     return top
@@ -169,6 +174,11 @@ def _bench(given) -> int:
     return bench(quick=given.quick)
 
 
+def _doctor(given) -> int:
+    from . import doctor
+    return doctor.main(show_plan=given.plan, show_measured=given.measure, gpus=given.gpu)
+
+
 def _test(given) -> int:
     import subprocess
 
@@ -177,7 +187,7 @@ def _test(given) -> int:
 
 
 COMMANDS = {"course": _course, "run": _run, "sweep": _sweep, "figures": _figures, "store": _store, "get": _get,
-            "bench": _bench, "test": _test}
+            "bench": _bench, "doctor": _doctor, "test": _test}
 
 def command() -> int:
     """`main` as a shell calls it: what the user can mend is one line, not a traceback; `main` says so itself but for `train`."""

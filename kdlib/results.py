@@ -319,7 +319,7 @@ def peak_memory_gb() -> float:
     try:
         import resource
         import sys
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     except ImportError:                                             # Windows
         import psutil
         return psutil.Process().memory_info().peak_wset / 1e9
