@@ -661,20 +661,23 @@ def quantisation_plane(table):
         mean = part.groupby(["method", "one_scale"], sort=False)[["megabytes", "quality"]].mean().reset_index()
         reach = max(4.0, np.ptp(mean["quality"]))
         gap, below = 0.062 * reach, np.inf
-        for row in mean.sort_values("quality", ascending=False).to_dict("records"):              # from the top down, so that no label covers another
+        for row in mean.sort_values(["quality", "megabytes"], ascending=False).to_dict("records"):        # from the top down, so that no label covers another
             i = int(row["one_scale"])
             ax.plot(row["megabytes"], row["quality"], "os"[i], color=COLORS[i], markersize=7, markerfacecolor="white" if i else COLORS[0])
             below = min(row["quality"], below - gap)
             ax.annotate(row["method"], (row["megabytes"], row["quality"]), (mean["megabytes"].max() * 1.25, below), textcoords="data", va="center", fontsize=8.5,
-                        color=COLORS[i], arrowprops=dict(arrowstyle="-", color="gray", linewidth=0.5, shrinkB=4))
-        ax.axhline(mean["quality"][mean["method"] == "fp32"].mean(), color="black", linestyle="--", linewidth=0.8)
+                        color=COLORS[i], arrowprops=dict(arrowstyle="-", color="gray", linewidth=0.5, shrinkB=4, relpos=(0, 0.5)))
         smallest, largest = mean["megabytes"].min(), mean["megabytes"].max()
+        ax.plot([smallest / 1.2, largest], [mean["quality"][mean["method"] == "fp32"].mean()] * 2, color="black", linestyle="--", linewidth=0.8)
         ax.set_xscale("log")
         ax.set(title=model, xlabel="MB of weights, packed", ylabel=part["measure"].iloc[0], xlim=(smallest / 1.2, largest * (4.5 if largest / smallest > 5 else 3.8)),
                ylim=(min(mean["quality"].min(), below) - gap, mean["quality"].max() + 1.5 * gap))
         ticks = [t for t in (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 50, 100, 200, 400) if smallest / 1.2 <= t <= largest * 1.1]
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    for i, told in enumerate(("a step a row or a group", "one step a matrix")):
+        axes[0][0].plot([], [], "os"[i], color=COLORS[i], markerfacecolor="white" if i else COLORS[0], label=told)
+    axes[0][0].legend(fontsize=8.5, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.08), columnspacing=1, handletextpad=0.3)
     return fig
 
 
