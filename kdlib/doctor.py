@@ -43,9 +43,9 @@ def check() -> list[Finding]:
     for name, look in CHECKS.items():
         try:
             findings += look(name)
-        except (ImportError, OSError, RuntimeError, ValueError) as error:                    # a broken torch, a driver that answers with an error
+        except (ImportError, OSError, RuntimeError, ValueError) as error:                    # torch is broken, the driver answers with an error
             findings.append(Finding(name, False, f"could not be looked at ({type(error).__name__}: {_first_line(error)})",
-                                    "install the locked environment anew: make install, or pip install -c constraints.txt -e .", True))
+                                    "install the locked environment anew: make install, or pip install -c constraints.txt -e .", look is gpu))
     return findings
 
 
@@ -116,16 +116,21 @@ def bf16(name: str) -> list[Finding]:
 
 
 def memory(name: str) -> list[Finding]:
-    """Free for this process: the machine's, or what the job's control group leaves (Slurm); a GPU's beside it."""
+    """Free for this process: the machine's, or what the job's control group leaves of it (Slurm)."""
     free = free_gb()
     found, tight = f"{free:.1f} GB free", free < COMFORT_GB
     fix = f"the course wants {COMFORT_GB:g} GB: close other programs and kernels, or ask Slurm for --mem={COMFORT_GB:.0f}G or more; profile=smoke needs least"
-    findings = [Finding(name, not tight, found, fix if tight else "", free < LEAST_GB)]
+    return [Finding(name, not tight, found, fix if tight else "", free < LEAST_GB)]
+
+
+def gpu_memory(name: str) -> list[Finding]:
+    """Of each GPU; another process on it is the usual reason for "out of memory"."""
     import torch
+    findings = []
     for i in range(torch.cuda.device_count()):
         free, whole = (n / 1e9 for n in torch.cuda.mem_get_info(i))
         busy = free < 0.8 * whole
-        findings.append(Finding(f"{name}, GPU {i}", not busy, f"{free:.1f} of {whole:.1f} GB free",
+        findings.append(Finding(f"{name} {i}", not busy, f"{free:.1f} of {whole:.1f} GB free",
                                 "another process holds the rest: nvidia-smi names it; shut down old notebook kernels" if busy else ""))
     return findings
 
@@ -182,7 +187,7 @@ def _access(name: str) -> Finding:
         return Finding(name, False, "no token on this machine", gated_advice(GATED))
     try:
         auth_check(GATED)
-    except OSError as error:                                                  # the library's errors for 401 and 403 are OSErrors
+    except Exception as error:                  # requests' or httpx's, by the library's version: none may end the other checks
         refused = "Repo" in type(error).__name__ or "401" in str(error) or "403" in str(error)
         return Finding(name, False, f"the token is refused ({type(error).__name__})" if refused else f"no answer ({_first_line(error)})", gated_advice(GATED))
     return Finding(name, True, "access granted")
@@ -192,7 +197,7 @@ def _first_line(error) -> str:
     return (str(error).splitlines() or ["no text"])[0]
 
 
-CHECKS = {"Python": python, "packages": versions, "GPU": gpu, "bf16": bf16, "memory": memory, "disk": disk, "run folder": runs, "hub": hub}
+CHECKS = {"Python": python, "packages": versions, "GPU": gpu, "bf16": bf16, "memory": memory, "GPU memory": gpu_memory, "disk": disk, "run folder": runs, "hub": hub}
 
 
 def main(*, show_plan: bool = False, show_measured: bool = False, gpus: list | None = None) -> int:

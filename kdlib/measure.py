@@ -1,7 +1,7 @@
 """The estimate of `memory` against real training steps, each in a fresh process.
 
     doctor.measure(student_config, teacher_config, batch_size=8, length=128)                  # GB
-    doctor.comparison()                                                                       # ten small configurations
+    doctor.comparison()                                                                       # eleven small configurations
 """
 import json
 import os
@@ -97,28 +97,32 @@ def _steps(student, teacher, *, batch_size, length, learnt=None, dtype="float32"
 
 
 def _chunked_loss(trainer, model, inputs, count, chunk: int):
-    """`causal.token_loss` of a live teacher or of CE alone, `chunk` tokens at a time; their logits are computed again on the way back."""
+    """`causal.token_loss`, `chunk` tokens at a time: their logits are computed again on the way back, none wait for it."""
     import torch
     from torch.utils.checkpoint import checkpoint
 
     from . import causal
     keep, targets = causal.target_positions(inputs["labels"])
-    read = {k: inputs[k] for k in causal.READ if k in inputs}
-    hidden = lambda m: getattr(m, "base_model", m)(**read, use_cache=False)[0][keep]
+
+    def hidden(model):
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        return whole.base_model(**{k: inputs[k] for k in causal.READ if k in inputs}, use_cache=False)[0][keep]
+
     with torch.no_grad():
-        theirs = hidden(trainer.teacher) if trainer.teacher is not None else None
+        theirs = trainer._token_answers(inputs, keep) if trainer.teacher is None else hidden(trainer.teacher)
 
-    def part(h, t, target):
-        with torch.no_grad():
-            t = None if t is None else trainer.teacher.get_output_embeddings()(t)
-        return causal.token_loss(model.get_output_embeddings()(h), t, target, num_items=count, **trainer._settings()).total
+    def part(ours, theirs, targets):
+        if torch.is_tensor(theirs):
+            with torch.no_grad():
+                theirs = trainer.teacher.get_output_embeddings()(theirs)
+        return causal.token_loss(model.get_output_embeddings()(ours), theirs, targets, num_items=count, **trainer._settings()).total
 
-    parts = zip(hidden(model).split(chunk), [None] * len(targets) if theirs is None else theirs.split(chunk), targets.split(chunk))
-    return sum(checkpoint(part, *one, use_reentrant=False) for one in parts)
+    ours, cuts = hidden(model), [slice(i, i + chunk) for i in range(0, len(targets), chunk)]
+    return sum(checkpoint(part, ours[cut], causal._picked(theirs, cut), targets[cut], use_reentrant=False) for cut in cuts)
 
 
 def configurations() -> dict[str, tuple]:
-    """Ten small ones, {name: (student, teacher, settings)}: each lets another part decide."""
+    """Small ones, {name: (student, teacher, settings)}: each lets another part decide."""
     from transformers import BertConfig, DistilBertConfig, LlamaConfig
     llama = lambda words, width, layers: LlamaConfig(
         vocab_size=words, hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width, num_attention_heads=8,
@@ -135,6 +139,8 @@ def configurations() -> dict[str, tuple]:
             "… chunked loss": (*wide[:2], wide[2] | dict(chunk_tokens=64)),
             "Llama, checkpointing": (llama(8_000, 256, 12), llama(8_000, 256, 4), dict(batch_size=8, length=256, learnt=64, checkpointing=True)),
             "Llama, LoRA": (llama(8_000, 384, 8), llama(8_000, 256, 4), dict(batch_size=8, length=128, learnt=32, lora_rank=16)),
+            "… and all of plan's savings": (llama(32_000, 384, 6), llama(32_000, 384, 6), dict(
+                batch_size=8, length=256, learnt=100, lora_rank=16, cached_teacher=True, chunk_tokens=256, checkpointing=True)),
             "Llama, bf16 autocast": (llama(8_000, 256, 8), None, dict(batch_size=8, length=256, learnt=64, autocast=True))}
 
 
@@ -146,7 +152,7 @@ def comparison(names=None):
         if names is None or name in names:
             about, found = estimate(student, teacher, **settings), measure(student, teacher, **settings)
             rows.append({"configuration": name, **about._asdict(), "measured": round(found, 4), "off by %": round(100 * (about.total / found - 1), 1)})
-            print(f"{name:24s} estimate {about.total:.3f} GB, measured {found:.3f}: {rows[-1]['off by %']:+.1f} %", flush=True)
+            print(f"{name:28s} estimate {about.total:.3f} GB, measured {found:.3f}: {rows[-1]['off by %']:+.1f} %", flush=True)
     return pd.DataFrame(rows)
 
 

@@ -108,7 +108,7 @@ def estimate(student, teacher=None, *, batch_size: int, length: int, learnt: int
 
         the loss        weights + optimiser + teacher + activations + max(logits, the teacher's own passing through)
         the head        the same with the gradient of logits and head in place of the loss
-        the last layer  weights + optimiser + teacher + gradients (+ the embeddings' again, where tied to the head)
+        the end         weights + optimiser + teacher + gradients (embeddings tied to the head: theirs, the head's, and the sum of both)
 
     Left out: the CUDA context (0.3–0.6 GB), fragmentation, kernels' work space, the evaluation. BERT is counted as PyTorch
     keeps it on a CPU (attention matrices where attention has dropout, masks as numbers): a GPU needs less.
@@ -139,17 +139,18 @@ def estimate(student, teacher=None, *, batch_size: int, length: int, learnt: int
     # -- what comes and goes
     layer = _layer(s, mode, bool(lora_rank)) * tokens + (0 if llama else _attention(s, batch_size, length) * compute)
     ends = tokens * s.width * (12 if llama else 20) + learnt * s.width * compute
-    activations = ends + (tokens * s.width * s.layers * compute + layer if checkpointing else layer * s.layers)
+    activations = ends + (tokens * s.width * s.layers * (2 if mode == "half" else 4) + layer if checkpointing else layer * s.layers)
     now = min(chunk_tokens or learnt, learnt)
-    native, float32 = ALIVE["ce" if t is None else "topk" if cached_teacher else "dense"]
+    native, float32 = ALIVE["topk" if cached_teacher else "ce" if t is None else "dense"]
     one = now * (s.vocabulary if llama else s.labels)
     logits = one * (native * compute + float32 * 4) + (3 * learnt * s.width * compute if chunk_tokens else 0)
     head = s.vocabulary * s.width * wide if llama and not lora_rank else 0
+    twice = head if s.tied else 0
     # -- the largest moment
     always = weights + state + kept + (gradients if accumulation > 1 else 0)
     alive = activations - (layer if checkpointing else 0)                        # one layer is whole only on the way back
     total = always + max(alive + max(logits, passing + one * compute), alive + 2 * one * 4 + head,
-                         activations + head, (0 if accumulation > 1 else gradients) + (head if s.tied else 0))
+                         activations + head, 3 * twice if accumulation > 1 else gradients + 2 * twice)
     return Estimate(*(round(part / 1e9, 4) for part in (weights, gradients, state, activations, logits, kept, total)))
 
 
@@ -184,10 +185,9 @@ def plan(gpus=None, student="Llama-3.2-1B", teacher="Llama-3.2-3B", *, batch_siz
     card is left (the estimate is no better than that), "no". Recipes add up. ValueError for an unknown GPU, naming the known ones.
     """
     import pandas as pd
-    rows, asked = [], {}
-    cards = {}
+    rows, asked, cards = [], {}, {}
     for gpu in GPUS if gpus is None else [gpus] if isinstance(gpus, (str, int, float)) else gpus:
-        number = not isinstance(gpu, (str, bool)) and gpu > 0
+        number = isinstance(gpu, (int, float)) and not isinstance(gpu, bool) and 0 < gpu < float("inf")
         if not number and gpu not in GPUS:
             raise ValueError(f"unknown GPU {gpu!r}{guess(str(gpu), GPUS)}; known are {', '.join(GPUS)}, or say how many GB it has")
         cards[f"{gpu:g} GB" if number else gpu] = float(gpu if number else GPUS[gpu])

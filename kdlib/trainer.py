@@ -38,6 +38,8 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self):
         if "warmup_ratio" not in TrainingArguments.__dataclass_fields__ and self.warmup_ratio:      # transformers 5: one field for both
             self.warmup_steps = self.warmup_ratio
+        if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
+            self.gradient_checkpointing_kwargs = {"use_reentrant": False}       # the older kind finds no gradient behind LoRA's frozen embeddings
         super().__post_init__()
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()   # else: a warning a run
         check_settings(self.temperature, self.alpha, self.divergence)

@@ -425,6 +425,19 @@ def test_lora_trains_little_and_the_teacher_is_heard(tmp_path, chat, rows):
 
 # -- going on ----------------------------------------------------------------------------------------------------------
 
+def test_lora_learns_with_checkpointing_too_and_the_same(tmp_path, chat, rows):
+    """The older kind of checkpointing finds no gradient behind frozen embeddings."""
+    pytest.importorskip("peft", reason="LoRA is optional (pip install 'kdlib[lora]')")
+    learnt = []
+    for checkpointing in (False, True):
+        teacher, student = pair(chat)
+        torch.manual_seed(0)
+        student = models.with_lora(student, rank=2)
+        trainer(tmp_path / str(checkpointing), student, rows, chat, teacher=teacher, max_steps=2, gradient_checkpointing=checkpointing).train()
+        learnt.append({name: w for name, w in tiny.snapshot(student).items() if "lora" in name})
+    assert tiny.difference(*learnt) < 1e-6 and max(w.abs().max() for name, w in learnt[1].items() if "lora_B" in name) > 0
+
+
 def test_a_run_resumed_in_a_later_epoch_ends_bit_equal(tmp_path, chat, rows):
     import shutil
     teacher, _ = pair(chat)
