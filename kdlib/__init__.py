@@ -2,17 +2,17 @@
 import importlib
 import logging
 
-# transformers imports torchao where it is installed; that its kernels for other GPUs do not load is no news to a reader
-for _talkative in ("torchao", "torch.utils._pytree"):
-    logging.getLogger(_talkative).setLevel(logging.ERROR)
-
 __version__ = "0.1.0"
 
 _MODULES = ("batch", "check", "corpora", "doctor", "figures", "get", "glue", "legend", "losses", "measure", "memory", "metrics", "models", "parliament",
-            "results", "run", "scores", "teacher_cache", "trainer", "translation", "votes", "widgets")
+            "quantise", "results", "run", "scores", "teacher_cache", "trainer", "translation", "votes", "widgets")
 _NAMES = {"start": "run", "Run": "run", "soft_targets": "losses", "distillation_loss": "losses",
           "DistillationArguments": "trainer", "DistillationTrainer": "trainer", "save_fig": "figures"}
 __all__ = [*_MODULES, *_NAMES]
+
+# transformers imports torchao wherever it is installed, and both then warn of kernels for other GPUs: no reader can act on that
+for _noisy in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_noisy).setLevel(logging.ERROR)
 
 
 def __getattr__(name: str):

@@ -513,3 +513,69 @@ def _best_rates(given):
     if got == {0: 1e-3, 16: 1e-2}:
         return None
     return recognised(got, mistakes, lambda a, b: a == b) or f"Expected one rate for each of the ranks 0 and 16, the one with the least mean `ce`; got {got}."
+
+
+# -- 08 · Limits ------------------------------------------------------------------------------------------------------
+
+@question("08.1")
+def _rounded_by_group(function):
+    """A matrix rounded to `bits` bits, symmetric around 0, with one scale for each group of neighbours in a row."""
+    import torch
+    weight = torch.tensor([[0.9, -0.35, 0.2, 0.05, 0.03, -0.02, 0.01, 0.016], [-0.4, 0.26, 0.12, -0.3, 0.7, -0.5, 0.33, 0.1]])
+
+    def grid(parts, bits, largest=None, rounding=torch.round, top=None):
+        largest = 2 ** (bits - 1) - 1 if largest is None else largest
+        step = (parts.abs().amax(1, keepdim=True) if top is None else top(parts)) / largest
+        return (rounding(parts / step).clamp(-largest, largest) * step).reshape(weight.shape)
+    for bits, group in ((3, 4), (4, 2)):
+        parts = weight.reshape(-1, group)
+        got = torch.as_tensor(call(function, weight.clone(), bits, group), dtype=torch.float32)
+        if got.shape != weight.shape:
+            return f"The result must have the matrix's shape {tuple(weight.shape)}, not {tuple(got.shape)}: fold the groups back."
+        right = grid(parts, bits)
+        if torch.allclose(got, right, atol=1e-5):
+            continue
+        by_column = weight.T.reshape(-1, 2)
+        signed = lambda p: (p.amax(1, keepdim=True)).clamp(min=1e-6)
+        return recognised(got, {
+            "the whole matrix shares one scale": grid(weight.reshape(1, -1), bits),
+            "a row shares one scale, whatever the group": grid(weight, bits),
+            "the groups run down the columns: those weights meet other inputs": grid(by_column, bits).reshape(weight.shape[::-1]).T,
+            "the largest value is 2^bits - 1: that many steps to *each* side, a bit too many": grid(parts, bits, 2**bits - 1),
+            "the largest value is 2^(bits - 1): that is one value too many on the positive side": grid(parts, bits, 2 ** (bits - 1)),
+            "values are cut off instead of rounded (floor)": grid(parts, bits, rounding=torch.floor),
+            "values are cut off instead of rounded (trunc, int)": grid(parts, bits, rounding=torch.trunc),
+            "the scale is the largest weight, not the largest *magnitude*: large negative ones are clipped": grid(parts, bits, top=signed),
+            "the whole numbers are returned: multiply them by their scale again": torch.round(parts / (parts.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1))).reshape(weight.shape)},
+            lambda a, b: torch.allclose(a, b, atol=1e-5)) or f"for bits = {bits} and group = {group} the first row should be {[round(x, 3) for x in right[0].tolist()]}, not {[round(x, 3) for x in got[0].tolist()]}."
+
+
+@question("08.2")
+def _packed_megabytes(function):
+    """Megabytes of a model: `linear` weights at `bits` with a 16-bit scale a group, `other` parameters in 16 bits."""
+    for linear, other, bits, group in ((973e6, 263e6, 4, 32), (1e8, 1e7, 3, 128)):
+        right = (linear * (bits + 16 / group) + other * 16) / 8e6
+        wrong = closest(call(function, linear, other, bits, group), right, {
+            "the scales are forgotten": (linear * bits + other * 16) / 8e6,
+            "every weight has a scale of its own": (linear * (bits + 16) + other * 16) / 8e6,
+            "the scales take 16 bytes, not bits": (linear * (bits + 128 / group) + other * 16) / 8e6,
+            "the embeddings are packed, too": (linear + other) * (bits + 16 / group) / 8e6,
+            "the embeddings are packed, too, and the scales forgotten": (linear + other) * bits / 8e6,
+            "the embeddings are in 32 bits": (linear * (bits + 16 / group) + other * 32) / 8e6,
+            "bits are taken for bytes": right * 8, "bytes are not turned into megabytes": right * 1e6}, tolerance=1e-5)
+        if wrong:
+            return f"For {linear:.3g} weights at {bits} bits in groups of {group} and {other:.3g} others: {wrong}"
+
+
+@question("08.3")
+def _share_in_time(function):
+    """The share of a corpus (0 to 1) that is seen at least once in `hours` at `rows_per_second`, when `used` of them go to other things."""
+    for hours, rate, rows, used in ((8, 25.0, 2_007_723, 0.5), (8, 400.0, 392_702, 0.5)):
+        right = min(1.0, (hours - used) * 3600 * rate / rows)
+        wrong = closest(call(function, hours, rate, rows, used), right, {
+            "the start and the evaluation are given to training, too": min(1.0, hours * 3600 * rate / rows),
+            "more than the whole corpus is seen: after one pass, the share is 1": (hours - used) * 3600 * rate / rows,
+            "hours are turned into minutes, not seconds": min(1.0, (hours - used) * 60 * rate / rows),
+            "per cent and shares are mixed": 100 * right, "the fraction is turned round": rows / ((hours - used) * 3600 * rate)}, tolerance=1e-6)
+        if wrong:
+            return f"For {hours} hours ({used} used up), {rate:g} rows a second and {rows:,} rows: {wrong}"

@@ -128,3 +128,43 @@ def test_07_2(capsys, mistake, told):
 def test_07_3(capsys, column, how, told):
     pick = lambda runs: {rank: how(part.groupby("learning_rate")[column]) for rank, part in runs.groupby("lora_rank")}
     assert told in verdict(capsys, "07.3", pick)[1]
+
+
+def rounded(weight, bits, group, largest=None, rounding=None, whole=False, down=False, back=True, signed=False):
+    import torch
+    parts = (weight.T if down else weight).reshape(-1, weight.numel() if whole else group)
+    top = largest(bits) if largest else 2 ** (bits - 1) - 1
+    step = (parts.amax(1, keepdim=True).clamp(min=1e-6) if signed else parts.abs().amax(1, keepdim=True)) / top
+    found = (rounding or torch.round)(parts / step).clamp(-top, top) * (step if back else 1)
+    return found.reshape(weight.shape[::-1]).T if down else found.reshape(weight.shape)
+
+
+@pytest.mark.parametrize("how, told", [
+    ({}, "right"), (dict(whole=True), "whole matrix shares one scale"), (dict(largest=lambda b: 2**b - 1), "a bit too many"),
+    (dict(largest=lambda b: 2 ** (b - 1)), "one value too many"), (dict(rounding=np.floor), "floor"), (dict(rounding=np.trunc), "trunc"),
+    (dict(signed=True), "large negative ones are clipped"), (dict(back=False), "whole numbers are returned")])
+def test_08_1(capsys, how, told):
+    assert told in verdict(capsys, "08.1", lambda *given: rounded(*given, **how))[1]
+
+
+@pytest.mark.parametrize("given, told", [
+    (lambda w, b, g: rounded(w, b, w.shape[1]), "a row shares one scale"), (lambda w, b, g: rounded(w, b, 2, down=True), "down the columns"),
+    (lambda w, b, g: rounded(w, b, g).flatten(), "shape (2, 8)"), (lambda w, b, g: w, "the first row should be")])
+def test_08_1_groups(capsys, given, told):
+    assert told in verdict(capsys, "08.1", given)[1]
+
+
+@pytest.mark.parametrize("given, told", [
+    (lambda n, o, b, g: (n * (b + 16 / g) + 16 * o) / 8e6, "right"), (lambda n, o, b, g: (n * b + 16 * o) / 8e6, "scales are forgotten"),
+    (lambda n, o, b, g: (n * (b + 16) + 16 * o) / 8e6, "scale of its own"), (lambda n, o, b, g: (n + o) * (b + 16 / g) / 8e6, "packed, too"),
+    (lambda n, o, b, g: (n * (b + 16 / g) + 16 * o) / 1e6, "bits are taken for bytes"), (lambda n, o, b, g: (n * (b + 16 / g) + 32 * o) / 8e6, "32 bits")])
+def test_08_2(capsys, given, told):
+    assert told in verdict(capsys, "08.2", given)[1]
+
+
+@pytest.mark.parametrize("given, told", [
+    (lambda h, r, n, u: min(1, (h - u) * 3600 * r / n), "right"), (lambda h, r, n, u: min(1, h * 3600 * r / n), "given to training"),
+    (lambda h, r, n, u: (h - u) * 3600 * r / n, "after one pass"), (lambda h, r, n, u: min(1, (h - u) * 60 * r / n), "minutes"),
+    (lambda h, r, n, u: 100 * min(1, (h - u) * 3600 * r / n), "per cent")])
+def test_08_3(capsys, given, told):
+    assert told in verdict(capsys, "08.3", given)[1]

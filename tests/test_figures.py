@@ -111,3 +111,28 @@ def test_another_profiles_figures_do_not_empty_the_gallery(tmp_path, monkeypatch
         main(["figures", "--profile", "lapto"])
     main(["figures", "--profile", "smoke"])                               # no record is stored under smoke: all are missing
     assert gallery.read_bytes() == before and (tmp_path / "figures-smoke" / "manifest.json").exists()
+
+
+def limits_tables():
+    plane = pd.DataFrame([{"model": model, "method": method, "one_scale": "one" in method, "megabytes": mb, "quality": quality, "measure": "BLEU"}
+                          for model in ("a", "b") for method, mb, quality in (("fp32", 3.1, 83), ("int8 dynamic", 1.3, 83), ("3 bits, one step", 1.0, 20), ("3 bits, groups of 32", 1.0, 79))])
+    kinds = pd.DataFrame([{"model": model, "kind": kind, "bits": bits, "kl": kl / bits, "share": 0.2}
+                          for model in ("a", "b") for kind, kl in (("value", 0.0), ("head", 1.0)) for bits in (2, 3)])
+    few = pd.DataFrame([{"student": name, "seed": seed, "accuracy": 50.0 + seed, "floats": 60.0} for name in ("rounded", "on the grid") for seed in (0, 1)])
+    memory = pd.DataFrame([{"gpu": gpu, "gpu_gb": gb, "recipe": recipe, "total": total, **dict.fromkeys(
+        ("weights", "gradients", "optimiser", "activations", "logits", "teacher"), total / 5)}
+        for recipe, total in (("plain", 38.0), ("+ cache", 30.0)) for gpu, gb in (("P100", 16), ("A100-80", 80), ("H100", 80), ("V100", 32))])
+    return {"quantisation_plane": plane, "layer_sensitivity": kinds, "into_few_bits": few, "memory_bars": memory}
+
+
+@pytest.mark.parametrize("name, table", limits_tables().items())
+def test_the_figures_of_limits(name, table):
+    """One seed or two, a KL of 0 on a logarithmic axis: drawn without a warning, every name legible in the picture."""
+    figures.style()
+    for part in (table, table[table["seed"] == 0] if "seed" in table else table.iloc[::-1]):
+        fig = figures.FIGURES[name](part)
+        fig.canvas.draw()
+        said = " ".join(t.get_text() for ax in fig.axes for t in (*ax.texts, *ax.get_yticklabels(), ax.title))
+        for word in {"quantisation_plane": ("fp32", "3 bits, one step"), "layer_sensitivity": ("value", "head"), "into_few_bits": ("on the grid",), "memory_bars": ("38.0 GB", "P100", "+ cache")}[name]:
+            assert word in said
+        plt.close(fig)
