@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .losses import DistillationLoss, TopK, _divergence, _log_soft_targets, _lumped, check_settings, valid_labels
+from .losses import DistillationLoss, TopK, _lumped, check_settings, valid_labels
 
 SCRATCH = 128_000_000           # bytes for logits, whatever memory is free: a result must not depend on the neighbours
 CPU_CACHE = 600_000             # bytes of logits that the loss passes over at a time, several times: a core's own cache holds them
 GPU_CACHE = 32_000_000          # there, enough work for a kernel
 PADDING = 1024                  # words by which two heads of one vocabulary may differ: rounded up for fast kernels
-FLOOR = 1e4                     # where `_log_soft_targets` ends
+FLOOR = 1e4                     # `losses` counts no log-probability below -FLOOR
 
 
 def linear_distillation_loss(student_hidden: Tensor, student_head: Tensor, teacher_hidden: Tensor | None, teacher_head: Tensor | None,
@@ -117,32 +117,36 @@ class Chunked(torch.autograd.Function):
 def _run(hidden: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: list[bool]) -> tuple[tuple, list]:
     """((total, kd, ce), gradients of hidden, head and bias in float32 at least, None where not wanted)."""
     wide, tokens, vocab, teacher = torch.promote_types(plan.work, torch.float32), len(plan.places), plan.vocab, plan.teacher
-    buffers = [hidden.new_empty(plan.chunk, vocab, dtype=wide) for _ in range(2 if isinstance(teacher, Head) else 1)]
+    empty = lambda rows: hidden.new_empty(rows, vocab, dtype=wide)
+    step = max(1, (CPU_CACHE if hidden.device.type == "cpu" else GPU_CACHE) // (vocab * wide.itemsize))
+    for_s, for_t = empty(plan.chunk), empty(plan.chunk) if isinstance(teacher, Head) else None
+    work = [empty(min(step, plan.chunk)) for _ in range(3)]
     gradients = [torch.zeros_like(x, dtype=wide) if want else None for x, want in zip((hidden, head, bias), wanted)]
     to_hidden, to_head, to_bias = gradients
-    kd, ce = hidden.new_zeros(2, tokens, dtype=wide)
-    step = max(1, (CPU_CACHE if hidden.device.type == "cpu" else GPU_CACHE) // (vocab * wide.itemsize))
+    soft = (plan.alpha * (~plan.alone).to(wide))[:, None]
+    targets, kds, ces = plan.targets[:, None], [soft[:0]], [soft[:0]]
     with torch.autocast(hidden.device.type, enabled=False):
         weight, bias = head[:vocab].to(plan.work), bias if bias is None else bias[:vocab].to(plan.work)
         for start in range(0, tokens, plan.chunk):
-            part = slice(start, start + plan.chunk)
-            places = plan.places[part]
+            places = plan.places[start:start + plan.chunk]
             h = hidden[places].to(plan.work)
-            s = _product(h, weight, bias, buffers[0])
-            t = _product(teacher.hidden[places], teacher.weight, teacher.bias, buffers[-1]) if isinstance(teacher, Head) else _picked(teacher, part, places)
+            s = _product(h, weight, bias, for_s)
+            t = _product(teacher.hidden[places], teacher.weight, teacher.bias, for_t) if for_t is not None else None
             for i in range(0, len(places), step):
                 block, items = slice(i, i + step), slice(start + i, min(start + i + step, start + len(places)))
-                kd[items], ce[items] = _derive(s[block], _picked(t, block, block), plan.targets[items], plan.alone[items], plan, any(wanted))
+                answer = _picked(teacher, items, places[block]) if t is None else t[block]
+                kd, ce = _derive(s[block], answer, targets[items], soft[items], plan, work)
+                kds.append(kd), ces.append(ce)
             if to_hidden is not None:
                 to_hidden[places] = (s.to(plan.work) @ weight).to(wide) / plan.count
             if to_head is not None:             # 1 / count comes here, not into s: small numbers would be lost in float16
                 to_head[:vocab].addmm_(s.t(), h.to(wide), alpha=1 / plan.count)
             if to_bias is not None:
                 to_bias[:vocab].add_(s.sum(0), alpha=1 / plan.count)
+    kd, ce = torch.cat(kds) * plan.temperature**2, torch.cat(ces)
     if kd.isnan().any():
         _blame(teacher)
-    soft = plan.alpha * (~plan.alone).to(wide)
-    kd = kd.masked_fill(plan.alone, 0)
+    kd = kd.masked_fill(plan.alone[:, None], 0)
     return tuple(x.sum() / plan.count for x in (soft * kd + (1 - soft) * ce, kd, ce)), gradients
 
 
@@ -154,55 +158,73 @@ def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -
     return torch.mm(hidden, weight.t(), out=out) if bias is None else torch.addmm(bias, hidden, weight.t(), out=out)
 
 
-def _picked(teacher: Tensor | TopK | None, tokens, places):
-    """Some of the teacher's answers. A `TopK` has a row for each token that counts, logits have one for each item."""
+def _picked(teacher: Tensor | TopK | None, tokens: slice, places: Tensor) -> Tensor | TopK | None:
+    """A copy of some answers. A `TopK` has a row for each token that counts, logits have one for each item."""
     if isinstance(teacher, TopK):
         return TopK(*(x[tokens] for x in teacher))
     return teacher if teacher is None else teacher[places]
 
 
-def _derive(s: Tensor, answer: Tensor | TopK | None, targets: Tensor, alone: Tensor, plan: Plan, learns: bool) -> tuple[Tensor, Tensor]:
-    """Student logits s (rows, vocab) → kd, ce (rows,). Where it learns, s becomes the derivative of each row's total."""
-    T = plan.temperature
-    hard = _log_soft_targets(s, 1.0)
-    ce = -hard.gather(1, targets[:, None])
+def _derive(s: Tensor, answer: Tensor | TopK | None, target: Tensor, soft: Tensor, plan: Plan, work: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Student logits s (rows, vocab) → kd without T², ce (rows, 1); s becomes the derivative of each row's total, times the count.
+
+    All is overwritten, the answer too: at this width memory takes the time, fresh memory most of all. soft: KD's weight, CE has the rest.
+    """
+    T, (hard, q, p) = plan.temperature, (x[:len(s)] for x in work)
+    s.sub_(_top(s))
+    mass = torch.exp(s, out=hard).sum(-1, keepdim=True)
+    ce = (mass.log() - s.gather(1, target)).clamp_max_(FLOOR)
     if answer is None:
-        kd, slope = torch.zeros_like(ce), None
+        kd = torch.zeros_like(ce)
+        s.zero_()
     elif isinstance(answer, TopK):
         few, t, others = _lumped(s, answer, T)
-        kd, slope = _slope(few, t, plan, learns)
-        if learns:                              # the lump's slope goes to its words in the student's own proportions
-            spread = (s / T).sub_(others.clamp_min(torch.finfo(s.dtype).min)).exp_().mul_(slope[:, -1:])
-            slope = spread.scatter_(1, answer.ids.long(), slope[:, :-1])
+        slope = few.clone()
+        kd = _slope(slope, few.exp(), t, t.exp(), plan)
+        # the lump's slope goes to its words in the student's own proportions
+        s.mul_(1 / T).sub_(others.clamp_min(torch.finfo(s.dtype).min)).exp_().mul_(slope[:, -1:]).scatter_(1, answer.ids.long(), slope[:, :-1])
     else:
-        kd, slope = _slope(hard if T == 1 else _log_soft_targets(s, T), _log_soft_targets(answer, T), plan, learns)
-    if learns:
-        soft = plan.alpha * (~alone).to(s.dtype)[:, None]
-        rest = (1 - soft) * (ce < FLOOR)
-        torch.mul(hard.exp_(), rest, out=s)
-        s.scatter_add_(1, targets[:, None], -rest)
-        if slope is not None:
-            s.addcmul_(slope, soft * T)         # T² by the product, 1/T by the chain rule
-    return kd.flatten() * T**2, ce.flatten()
+        _soften(s.mul_(1 / T), q)
+        answer = answer.to(s.dtype)
+        _soften(torch.add(_top(answer) / -T, answer, alpha=1 / T, out=answer), p)
+        kd = _slope(s, q, answer, p, plan)
+    rest = (1 - soft) * (ce < FLOOR)
+    s.mul_(soft * T).addcmul_(hard, rest / mass)        # T² by the product, 1/T by the chain rule
+    s.scatter_add_(1, target, -rest)
+    return kd, ce
 
 
-def _slope(s: Tensor, t: Tensor, plan: Plan, learns: bool) -> tuple[Tensor, Tensor | None]:
-    """Log soft targets (rows, outcomes) → the divergence of each row, without T², and its derivative by the student's logits / T.
+def _top(logits: Tensor) -> Tensor:
+    return logits.amax(-1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
 
-    g is the derivative by s, up to a multiple of q = exp(s) that the softmax takes out again; then comes log-softmax's own.
+
+def _soften(x: Tensor, probabilities: Tensor) -> None:
+    """x, logits / T less their maximum, becomes `losses._log_soft_targets`; beside it, its exponential."""
+    mass = torch.exp(x, out=probabilities).sum(-1, keepdim=True).clamp_min_(torch.finfo(x.dtype).tiny)
+    x.sub_(mass.log()).clamp_min_(-FLOOR)
+    probabilities.mul_(1 / mass)
+
+
+def _slope(s: Tensor, q: Tensor, t: Tensor, p: Tensor, plan: Plan) -> Tensor:
+    """Divergence (rows, 1), without T², of log soft targets s, t (rows, outcomes) of student and teacher; q, p are their exponentials.
+
+    s becomes its derivative by the student's logits / T: g - q Σ g, where g is the derivative by s. All is overwritten.
     """
-    kd = _divergence(s, t, plan.divergence, plan.beta)
-    if not learns:
-        return kd, None
-    q = s.exp()
+    dot = lambda a, b: torch.linalg.vecdot(a, b)[:, None]
     if plan.divergence == "forward_kl":
-        g = t.exp().neg_().masked_fill_(s <= -FLOOR, 0)         # at the floor the loss is flat
+        kd, mass = dot(p, t.sub_(s)), 1.0
+        if s.device.type != "cpu" or s.amin() <= -FLOOR:        # at the floor the loss is flat
+            mass = p.masked_fill_(s <= -FLOOR, 0).sum(-1, keepdim=True)
+        torch.mul(q, mass, out=s).sub_(p)
     elif plan.divergence == "reverse_kl":
-        g = q * (s - t)
+        kd = dot(q, s.sub_(t))
+        s.sub_(kd).mul_(q)
     else:
-        m = torch.logaddexp(t + math.log(plan.beta), s + math.log1p(-plan.beta))
-        g = (1 - plan.beta) * q * (s - m)
-    return kd, g.addcmul_(q, g.sum(-1, keepdim=True), value=-1)
+        m = torch.lerp(p, q, 1 - plan.beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()
+        own = dot(q, s.sub_(m))
+        kd = plan.beta * dot(p, t.sub_(m)) + (1 - plan.beta) * own
+        s.sub_(own).mul_(q.mul_(1 - plan.beta))
+    return kd
 
 
 def _chunk(asked: int | str, vocab: int, work: torch.dtype, tokens: int) -> int:
@@ -210,7 +232,7 @@ def _chunk(asked: int | str, vocab: int, work: torch.dtype, tokens: int) -> int:
     if asked == "auto":
         bytes_each = vocab * (2 * max(work.itemsize, 4) + (work.itemsize if work.itemsize < 4 else 0))
         asked = max(1, int(SCRATCH / bytes_each))
-        asked = asked - asked % 16 if asked > 16 else asked      # what matrix kernels like
+        asked = asked - asked % 32 if asked > 32 else asked      # what matrix kernels like; the rest is room for the rows at work
     elif isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
         raise ValueError(f"chunk_tokens must be \"auto\" or a whole number above 0, not {asked!r}")
     return max(1, math.ceil(tokens / max(1, math.ceil(tokens / asked))))
