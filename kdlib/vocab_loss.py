@@ -120,9 +120,12 @@ def _run(hidden: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: 
     empty = lambda rows: hidden.new_empty(rows, vocab, dtype=wide)
     step = max(1, (CPU_CACHE if hidden.device.type == "cpu" else GPU_CACHE) // (vocab * wide.itemsize))
     for_s, for_t = empty(plan.chunk), empty(plan.chunk) if isinstance(teacher, Head) else None
-    work = [empty(min(step, plan.chunk)) for _ in range(3)]
-    gradients = [torch.zeros_like(x, dtype=wide) if want else None for x, want in zip((hidden, head, bias), wanted)]
+    work = [empty(min(step, plan.chunk)) for _ in range(2)]
+    gradients = [torch.empty_like(x, dtype=wide) if want else None for x, want in zip((hidden, head, bias), wanted)]
     to_hidden, to_head, to_bias = gradients
+    for g, first in ((to_hidden, 0), (to_head, vocab if tokens else 0), (to_bias, 0)):
+        if g is not None:
+            g[first:] = 0                       # the first chunk overwrites the rest: a pass less over the largest array
     soft = (plan.alpha * (~plan.alone).to(wide))[:, None]
     targets, kds, ces = plan.targets[:, None], [soft[:0]], [soft[:0]]
     with torch.autocast(hidden.device.type, enabled=False):
@@ -140,7 +143,7 @@ def _run(hidden: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: 
             if to_hidden is not None:
                 to_hidden[places] = (s.to(plan.work) @ weight).to(wide) / plan.count
             if to_head is not None:             # 1 / count comes here, not into s: small numbers would be lost in float16
-                to_head[:vocab].addmm_(s.t(), h.to(wide), alpha=1 / plan.count)
+                to_head[:vocab].addmm_(s.t(), h.to(wide), beta=float(start > 0), alpha=1 / plan.count)
             if to_bias is not None:
                 to_bias[:vocab].add_(s.sum(0), alpha=1 / plan.count)
     kd, ce = torch.cat(kds) * plan.temperature**2, torch.cat(ces)
@@ -170,9 +173,8 @@ def _derive(s: Tensor, answer: Tensor | TopK | None, target: Tensor, soft: Tenso
 
     All is overwritten, the answer too: at this width memory takes the time, fresh memory most of all. soft: KD's weight, CE has the rest.
     """
-    T, (hard, q, p) = plan.temperature, (x[:len(s)] for x in work)
-    s.sub_(_top(s))
-    mass = torch.exp(s, out=hard).sum(-1, keepdim=True)
+    T, (hard, free) = plan.temperature, (x[:len(s)] for x in work)
+    mass = _mass(s.sub_(_top(s)), hard)
     ce = (mass.log() - s.gather(1, target)).clamp_max_(FLOOR)
     if answer is None:
         kd = torch.zeros_like(ce)
@@ -180,14 +182,14 @@ def _derive(s: Tensor, answer: Tensor | TopK | None, target: Tensor, soft: Tenso
     elif isinstance(answer, TopK):
         few, t, others = _lumped(s, answer, T)
         slope = few.clone()
-        kd = _slope(slope, few.exp(), t, t.exp(), plan)
+        kd = _slope(slope, t, torch.empty_like(few), plan)
         # the lump's slope goes to its words in the student's own proportions
         s.mul_(1 / T).sub_(others.clamp_min(torch.finfo(s.dtype).min)).exp_().mul_(slope[:, -1:]).scatter_(1, answer.ids.long(), slope[:, :-1])
     else:
-        _soften(s.mul_(1 / T), q)
         answer = answer.to(s.dtype)
-        _soften(torch.add(_top(answer) / -T, answer, alpha=1 / T, out=answer), p)
-        kd = _slope(s, q, answer, p, plan)
+        _soften(s.mul_(1 / T), free)
+        _soften(torch.add(_top(answer) / -T, answer, alpha=1 / T, out=answer), free)
+        kd = _slope(s, answer, free, plan)
     rest = (1 - soft) * (ce < FLOOR)
     s.mul_(soft * T).addcmul_(hard, rest / mass)        # T² by the product, 1/T by the chain rule
     s.scatter_add_(1, target, -rest)
@@ -198,32 +200,38 @@ def _top(logits: Tensor) -> Tensor:
     return logits.amax(-1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
 
 
-def _soften(x: Tensor, probabilities: Tensor) -> None:
-    """x, logits / T less their maximum, becomes `losses._log_soft_targets`; beside it, its exponential."""
-    mass = torch.exp(x, out=probabilities).sum(-1, keepdim=True).clamp_min_(torch.finfo(x.dtype).tiny)
-    x.sub_(mass.log()).clamp_min_(-FLOOR)
-    probabilities.mul_(1 / mass)
+def _mass(x: Tensor, exponentials: Tensor) -> Tensor:
+    return torch.exp(x, out=exponentials).sum(-1, keepdim=True).clamp_min_(torch.finfo(x.dtype).tiny)
 
 
-def _slope(s: Tensor, q: Tensor, t: Tensor, p: Tensor, plan: Plan) -> Tensor:
-    """Divergence (rows, 1), without T², of log soft targets s, t (rows, outcomes) of student and teacher; q, p are their exponentials.
+def _soften(x: Tensor, free: Tensor) -> None:
+    """x, logits / T less their maximum, becomes `losses._log_soft_targets`."""
+    x.sub_(_mass(x, free).log_()).clamp_min_(-FLOOR)
 
-    s becomes its derivative by the student's logits / T: g - q Σ g, where g is the derivative by s. All is overwritten.
+
+def _slope(s: Tensor, t: Tensor, free: Tensor, plan: Plan) -> Tensor:
+    """Divergence (rows, 1), without T², of log soft targets s, t (rows, outcomes) of student and teacher.
+
+    s becomes its derivative by the student's logits / T: g - q Σ g, where g is the derivative by s, and q = exp(s).
     """
     dot = lambda a, b: torch.linalg.vecdot(a, b)[:, None]
     if plan.divergence == "forward_kl":
-        kd, mass = dot(p, t.sub_(s)), 1.0
+        p = torch.exp(t, out=free)
+        kd, mass = dot(p, t.sub_(s)), None
         if s.device.type != "cpu" or s.amin() <= -FLOOR:        # at the floor the loss is flat
             mass = p.masked_fill_(s <= -FLOOR, 0).sum(-1, keepdim=True)
-        torch.mul(q, mass, out=s).sub_(p)
+        q = s.exp_() if mass is None else s.exp_().mul_(mass)
+        q.sub_(p)
     elif plan.divergence == "reverse_kl":
+        q = torch.exp(s, out=free)
         kd = dot(q, s.sub_(t))
         s.sub_(kd).mul_(q)
     else:
-        m = torch.lerp(p, q, 1 - plan.beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()
+        beta, p, q = plan.beta, t.exp(), torch.exp(s, out=free)
+        m = torch.lerp(p, q, 1 - beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()
         own = dot(q, s.sub_(m))
-        kd = plan.beta * dot(p, t.sub_(m)) + (1 - plan.beta) * own
-        s.sub_(own).mul_(q.mul_(1 - plan.beta))
+        kd = beta * dot(p, t.sub_(m)) + (1 - beta) * own
+        s.sub_(own).mul_(q.mul_(1 - beta))
     return kd
 
 
