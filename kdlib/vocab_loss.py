@@ -121,13 +121,10 @@ def _run(hidden: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: 
     step = max(1, (CPU_CACHE if hidden.device.type == "cpu" else GPU_CACHE) // (vocab * wide.itemsize))
     for_s, for_t = empty(plan.chunk), empty(plan.chunk) if isinstance(teacher, Head) else None
     work = [empty(min(step, plan.chunk)) for _ in range(2)]
-    gradients = [torch.empty_like(x, dtype=wide) if want else None for x, want in zip((hidden, head, bias), wanted)]
+    gradients = [torch.zeros_like(x, dtype=wide) if want else None for x, want in zip((hidden, head, bias), wanted)]
     to_hidden, to_head, to_bias = gradients
-    for g, first in ((to_hidden, 0), (to_head, vocab if tokens else 0), (to_bias, 0)):
-        if g is not None:
-            g[first:] = 0                       # the first chunk overwrites the rest: a pass less over the largest array
     soft = (plan.alpha * (~plan.alone).to(wide))[:, None]
-    targets, kds, ces = plan.targets[:, None], [soft[:0]], [soft[:0]]
+    targets, kd, ce = plan.targets[:, None], torch.empty_like(soft), torch.empty_like(soft)
     with torch.autocast(hidden.device.type, enabled=False):
         weight, bias = head[:vocab].to(plan.work), bias if bias is None else bias[:vocab].to(plan.work)
         for start in range(0, tokens, plan.chunk):
@@ -138,18 +135,16 @@ def _run(hidden: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: 
             for i in range(0, len(places), step):
                 block, items = slice(i, i + step), slice(start + i, min(start + i + step, start + len(places)))
                 answer = _picked(teacher, items, places[block]) if t is None else t[block]
-                kd, ce = _derive(s[block], answer, targets[items], soft[items], plan, work)
-                kds.append(kd), ces.append(ce)
+                kd[items], ce[items] = _derive(s[block], answer, targets[items], soft[items], plan, work)
             if to_hidden is not None:
                 to_hidden[places] = (s.to(plan.work) @ weight).to(wide) / plan.count
             if to_head is not None:             # 1 / count comes here, not into s: small numbers would be lost in float16
-                to_head[:vocab].addmm_(s.t(), h.to(wide), beta=float(start > 0), alpha=1 / plan.count)
+                to_head[:vocab].addmm_(s.t(), h.to(wide), alpha=1 / plan.count)
             if to_bias is not None:
                 to_bias[:vocab].add_(s.sum(0), alpha=1 / plan.count)
-    kd, ce = torch.cat(kds) * plan.temperature**2, torch.cat(ces)
     if kd.isnan().any():
         _blame(teacher)
-    kd = kd.masked_fill(plan.alone[:, None], 0)
+    kd = kd.masked_fill(plan.alone[:, None], 0) * plan.temperature**2
     return tuple(x.sum() / plan.count for x in (soft * kd + (1 - soft) * ce, kd, ce)), gradients
 
 
@@ -214,23 +209,24 @@ def _slope(s: Tensor, t: Tensor, free: Tensor, plan: Plan) -> Tensor:
 
     s becomes its derivative by the student's logits / T: g - q Σ g, where g is the derivative by s, and q = exp(s).
     """
-    dot = lambda a, b: torch.linalg.vecdot(a, b)[:, None]
+    total = lambda x: x.sum(-1, keepdim=True)
     if plan.divergence == "forward_kl":
         p = torch.exp(t, out=free)
-        kd, mass = dot(p, t.sub_(s)), None
+        kd, mass = total(t.sub_(s).mul_(p)), None
         if s.device.type != "cpu" or s.amin() <= -FLOOR:        # at the floor the loss is flat
-            mass = p.masked_fill_(s <= -FLOOR, 0).sum(-1, keepdim=True)
+            mass = total(p.masked_fill_(s <= -FLOOR, 0))
         q = s.exp_() if mass is None else s.exp_().mul_(mass)
         q.sub_(p)
     elif plan.divergence == "reverse_kl":
         q = torch.exp(s, out=free)
-        kd = dot(q, s.sub_(t))
+        kd = total(torch.mul(s.sub_(t), q, out=t))
         s.sub_(kd).mul_(q)
     else:
         beta, p, q = plan.beta, t.exp(), torch.exp(s, out=free)
         m = torch.lerp(p, q, 1 - beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()
-        own = dot(q, s.sub_(m))
-        kd = beta * dot(p, t.sub_(m)) + (1 - beta) * own
+        teachers = total(t.sub_(m).mul_(p))
+        own = total(torch.mul(s.sub_(m), q, out=m))
+        kd = beta * teachers + (1 - beta) * own
         s.sub_(own).mul_(q.mul_(1 - beta))
     return kd
 
