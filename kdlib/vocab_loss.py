@@ -94,7 +94,7 @@ class Chunked(torch.autograd.Function):
     def forward(ctx, hidden, head, bias, plan, learns):
         wanted = [need and learns for need in ctx.needs_input_grad[:3]]       # needs_input_grad does not know of no_grad
         values, ctx.gradients = _run(hidden, head, bias, plan, wanted)
-        ctx.plan, ctx.wanted = plan, wanted
+        ctx.plan, ctx.wanted, ctx.dtypes = plan, wanted, [x if x is None else x.dtype for x in (hidden, head, bias)]
         ctx.save_for_backward(hidden, head, bias)
         ctx.mark_non_differentiable(*values[1:])
         return values
@@ -105,12 +105,11 @@ class Chunked(torch.autograd.Function):
         # Scaled in place and given away: a copy of the head's gradient would double the largest thing here. A second
         # backward through the same graph is rare, and computes them again.
         gradients, ctx.gradients = ctx.gradients, None
-        inputs = ctx.saved_tensors
         if gradients is None:
-            _, gradients = _run(*inputs, ctx.plan, ctx.wanted)
+            _, gradients = _run(*ctx.saved_tensors, ctx.plan, ctx.wanted)
         if scale.device.type != "cpu" or scale != 1:                          # on a GPU, looking would cost more than scaling
             gradients = [g if g is None else g.mul_(scale) for g in gradients]
-        return *(g if g is None else g.to(x.dtype) for g, x in zip(gradients, inputs)), None, None
+        return *(g if g is None else g.to(dtype) for g, dtype in zip(gradients, ctx.dtypes)), None, None
 
 
 @torch.no_grad()
