@@ -7,7 +7,7 @@ import tiny
 import torch
 from test_trainer import count_calls, in_two_processes
 
-from kdlib import causal, models, teacher_cache, translation
+from kdlib import causal, models, teacher_cache, translation, vocab_loss
 from kdlib.losses import TopK
 from kdlib.trainer import DistillationTrainer
 
@@ -88,6 +88,41 @@ def test_logits_exist_for_target_tokens_alone(tmp_path, chat, rows):
     run.compute_loss(student, batch)
     assert seen == [(learnt, len(chat))] * 2 and learnt < batch["input_ids"].numel() / 4
     assert student(**batch).logits.shape[:2] == batch["input_ids"].shape, "the head outside of the loss is as it was"
+
+
+@pytest.mark.parametrize("how", ["live", "cached", "alpha 0"])
+def test_in_training_logits_exist_for_a_few_tokens_at_a_time(tmp_path, chat, rows, monkeypatch, how):
+    from test_vocab_loss import Widest
+    monkeypatch.setattr(vocab_loss, "SCRATCH", 8 * 8 * len(chat))
+    teacher, student = pair(chat)
+    known = dict(teacher_cache=cache_of(teacher, rows[0], chat, tmp_path, 6)) if how == "cached" else dict(teacher=teacher)
+    run = trainer(tmp_path, student.train(), rows[0], chat, alpha=0.0 if how == "alpha 0" else 0.5, **known)
+    batch = translation.collator(chat)([run.train_dataset[i] for i in range(8)])
+    with Widest(len(chat)) as seen:
+        run.compute_loss(student, batch).backward()
+    assert 0 < seen.rows <= 8 < int((batch["labels"] != -100).sum()) and not run._dense
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_a_model_that_changes_its_logits_is_computed_the_long_way(tmp_path, chat, rows, who):
+    """As Gemma 2 does, which caps them, and Cohere's, which scale them: the head's product is not the end."""
+    models = dict(zip(("teacher", "student"), pair(chat)))
+    def capped(plain):
+        def forward(**inputs):
+            out = plain(**inputs)
+            out.logits = 2 * torch.tanh(out.logits / 2)
+            return out
+        return forward
+    models[who].forward = capped(models[who].forward)
+    run = trainer(tmp_path, models["student"], rows, chat, models["teacher"])
+    for part in (rows[1], rows[0]):
+        models["student"].zero_grad()
+        run.compute_loss(models["student"], translation.collator(chat)(list(part))).backward()
+        ours = gradients(models["student"])
+        models["student"].zero_grad()
+        by_hand(models["student"], models["teacher"], part)[0].backward()
+        assert tiny.difference(ours, gradients(models["student"])) < 2e-6 < max(g.abs().max() for g in ours.values())
+    assert run._dense == (who == "student")
 
 
 def test_target_positions():
