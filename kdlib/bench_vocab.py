@@ -6,7 +6,8 @@
 
 Everyone computes (1-alpha)·CE + alpha·T²·KL(teacher ‖ student), mean over the labels that count, and its gradients, at a small
 size first, where they must agree. Memory is what the call takes above inputs, weights and gradients. "products" are the four
-bare matrix products at our chunk, into arrays that exist already: the least that the loss can cost.
+bare matrix products at our chunk, into arrays that exist already: the least that the loss can cost. Both are counted in seconds
+of the processor too, which on a machine of one's own are the same, and on a shared one leave the neighbours out.
 """
 import ast
 import contextlib
@@ -104,12 +105,17 @@ def inputs(tokens: int, vocab: int, width: int, wider: int) -> tuple:
     return hs.requires_grad_(), ws.requires_grad_(), ht, wt, y
 
 
-def turn(way, given: tuple) -> float:
+def timed(function) -> tuple[float, float]:
+    """(seconds, seconds of the processor)."""
+    start = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def turn(way, given: tuple) -> tuple[float, float]:
     for x in given[:2]:
         x.grad = None
-    start = time.perf_counter()
-    way(*given).backward()
-    return time.perf_counter() - start
+    return timed(lambda: way(*given).backward())
 
 
 def products(given: tuple):
@@ -149,17 +155,16 @@ def measure(name: str, tokens: int, vocab: int, width: int, wider: int, turns: i
         found |= {"extra": resident("VmHWM") - before - sum(x.numel() * 4 for x in given[:2]), "peak": resident("VmHWM")}
     else:
         seconds, found = [turn(way, given)], found | {"extra": math.nan, "peak": math.nan}
-    bare = []
+    bare, run = [], None
     if name == "ours":
         run, found["chunk"] = products(given)
     for i in range(turns):                                      # in turn: a busy neighbour slows both
-        if name == "ours":
-            start = time.perf_counter()
-            run()
-            bare.append(time.perf_counter() - start)
+        bare.append(timed(run) if run else (math.nan, math.nan))
         if i + 1 < turns:
             seconds.append(turn(way, given))
-    return found | {"seconds": min(seconds), "products": min(bare) if bare else math.nan}
+    for key, times in (("seconds", seconds), ("products", bare)):
+        found[key], found[f"{key}_cpu"] = map(min, zip(*times))
+    return found
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------
@@ -176,8 +181,9 @@ def contest(name: str, tokens: int, vocab: int, width: int, wider: int, turns: i
 
 def line(one: dict, against: dict | None = None) -> None:
     ratio = lambda key: f"{one[key] / against[key]:.2f} ×" if against else ""
-    bare = f"{one['seconds'] / one['products']:.2f} × products ({one['products']:.1f} s, chunk {one['chunk']})" if one["name"] == "ours" else ""
-    print(f"{one['name']:14s} {one['tokens']:6d} {one['vocab']:8,d} {one['width']:5d}/{one['wider']:<5d} {one['apart']:8.0e} {one['seconds']:8.2f} s {ratio('seconds'):>8s}"
+    bare = (f"{one['seconds'] / one['products']:.2f} × products ({one['products']:.2f} s, chunk {one['chunk']}), "
+            f"{one['seconds_cpu'] / one['products_cpu']:.2f} × in processor seconds") if one["name"] == "ours" else ""
+    print(f"{one['name']:14s} {one['tokens']:6d} {one['vocab']:8,d} {one['width']:5d}/{one['wider']:<5d} {one['apart']:8.0e} {one['seconds']:8.2f} s {ratio('seconds'):>8s} {one['seconds_cpu']:8.2f} s"
           f" {one['extra'] / 1e9:8.3f} GB {ratio('extra'):>8s} {one['peak'] / 1e9:7.2f} GB  {bare}", flush=True)
 
 
@@ -185,7 +191,7 @@ def main(quick: bool = False) -> int:
     peers = PEERS if os.environ.get("PEERS_DIR") else ()
     if not peers:
         print("PEERS_DIR is not set: other libraries are left out (see kdlib/bench_vocab.py)")
-    print(f"{'':14s} {'tokens':>6s} {'words':>8s} {'widths':>11s} {'apart':>8s} {'seconds':>10s} {'to plain':>8s} {'extra':>11s} {'to plain':>8s} {'peak':>10s}")
+    print(f"{'':14s} {'tokens':>6s} {'words':>8s} {'widths':>11s} {'apart':>8s} {'seconds':>10s} {'to plain':>8s} {'processor':>10s} {'extra':>11s} {'to plain':>8s} {'peak':>10s}")
     sizes = (256 if quick else 1024, 128256, 256, 384)
     found = {}
     for name in ("plain", "ours", *peers):

@@ -120,8 +120,11 @@ def _run(hidden: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: 
     step = max(1, (CPU_CACHE if hidden.device.type == "cpu" else GPU_CACHE) // (vocab * wide.itemsize))
     for_s, for_t = empty(plan.chunk), empty(plan.chunk) if isinstance(teacher, Head) else None
     work = [empty(min(step, plan.chunk)) for _ in range(2)]
-    gradients = [torch.zeros_like(x, dtype=wide) if want else None for x, want in zip((hidden, head, bias), wanted)]
+    gradients = [torch.empty_like(x, dtype=wide) if want else None for x, want in zip((hidden, head, bias), wanted)]
     to_hidden, to_head, to_bias = gradients
+    for g, unwritten in ((to_hidden, 0), (to_head, vocab if tokens else 0), (to_bias, 0)):
+        if g is not None:
+            g[unwritten:] = 0                   # the first chunk writes the rest: a pass less over the largest array
     soft = (plan.alpha * (~plan.alone).to(wide))[:, None]
     targets, kd, ce = plan.targets[:, None], torch.empty_like(soft), torch.empty_like(soft)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -138,7 +141,7 @@ def _run(hidden: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: 
             if to_hidden is not None:
                 to_hidden[places] = (s.to(plan.work) @ weight).to(wide) / plan.count
             if to_head is not None:             # 1 / count comes here, not into s: small numbers would be lost in float16
-                to_head[:vocab].addmm_(s.t(), h.to(wide), alpha=1 / plan.count)
+                to_head[:vocab].addmm_(s.t(), h.to(wide), beta=float(start > 0), alpha=1 / plan.count)
             if to_bias is not None:
                 to_bias[:vocab].add_(s.sum(0), alpha=1 / plan.count)
     if kd.isnan().any():
