@@ -86,8 +86,10 @@ def in_place_of_head(model, inputs: dict, keep: Tensor, do):
 def wide_loss(student, inputs: dict, keep: Tensor, targets: Tensor, teacher: dict, **settings) -> DistillationLoss | None:
     """`token_loss` without the student's logits; None where `in_place_of_head` can't. teacher: as `linear_distillation_loss` takes it."""
     teacher = dict(teacher_hidden=None, teacher_head=None) | teacher
-    loss = in_place_of_head(student, inputs, keep, lambda hidden, head: torch.stack(linear_distillation_loss(
-        hidden, head.weight, labels=targets, student_bias=head.bias, **teacher, **settings))[None])
+    def instead(hidden, head):
+        loss = linear_distillation_loss(hidden, head.weight, labels=targets, student_bias=head.bias, **teacher, **settings)
+        return torch.stack(loss).expand(1, 3).clone()           # two axes, as logits have; FSDP dislikes views
+    loss = in_place_of_head(student, inputs, keep, instead)
     return loss if loss is None else DistillationLoss(loss[0, 0], *loss[0, 1:].detach())
 
 

@@ -5,8 +5,10 @@ teacher until backward has used them. Here a chunk of tokens goes all the way: p
 derivative written over the student's logits, and from it the gradients of hidden states and head. Then the next chunk
 takes the same two buffers. So the gradient is computed in forward, analytically; backward only scales it.
 
-Measured on CPU: one thread, float32 (`python -m kdlib bench vocab_loss`). Half precision, autocast, gradient checkpointing and
-two processes are tested on CPU for their values. Not measured: any GPU.
+Measured on a CPU, one thread, float32, forward and backward (`python -m kdlib bench vocab_loss`): 1024 tokens of which a quarter
+is ignored, widths 256 and 384, take 0.10 GB above inputs, weights and gradients, and 1.3 times the time of the bare matrix
+products; the plain way 2.9 GB and 1.8 to 2.6 times as long. 8192 tokens take 0.10 GB too. Values are tested on CPU for half
+precision, autocast, gradient checkpointing and two processes as well. Not measured: speed in half precision, and any GPU.
 """
 import math
 from dataclasses import dataclass

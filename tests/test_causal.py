@@ -178,6 +178,37 @@ def test_two_processes_change_nothing(tmp_path):
     assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 3e-6
 
 
+def sharded_in(folder):
+    """One gradient of a tied student whose weights lie half in each process (FSDP), each with its half of the rows."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    student = tiny.llama(64, layers=1, seed=8)
+    fully_shard(student, mesh=init_device_mesh("cpu", (2,)))
+    (sharded_loss(student, slice(2 * rank, 2 * rank + 2)).total * 2).backward()
+    found = {n: p.grad.full_tensor() for n, p in student.named_parameters()}
+    if rank == 0:
+        torch.save(found, folder / "gradients.pt")
+    distributed.barrier()
+
+
+def sharded_loss(student, rows: slice):
+    ids = torch.randint(0, 64, (4, 12), generator=torch.Generator().manual_seed(1))
+    batch = {"input_ids": ids[rows], "labels": ids.clone().index_fill_(1, torch.arange(5), -100)[rows]}
+    keep, targets = causal.target_positions(batch["labels"])
+    answers = causal.wide_answers(tiny.llama(64, layers=2, seed=7), batch, keep)
+    return causal.wide_loss(student, batch, keep, targets, answers, temperature=2.0, alpha=0.5, divergence="forward_kl", num_items=28)
+
+
+def test_weights_in_two_processes_change_nothing(tmp_path):
+    in_two_processes(tmp_path, f"import os, test_causal\ntest_causal.sharded_in(Path({str(tmp_path)!r}))\nos._exit(0)")
+    student = tiny.llama(64, layers=1, seed=8)
+    sharded_loss(student, slice(0, 4)).total.backward()
+    assert tiny.difference(torch.load(tmp_path / "gradients.pt"), gradients(student)) < 1e-6
+
+
 def evaluate_in(folder):
     texts = tiny.pairs(256)
     chat = translation.with_end_token(translation.small_tokenizer(texts["en"] + texts["fr"]))
