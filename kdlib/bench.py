@@ -1,6 +1,7 @@
 """Speed and memory, each as a ratio against a named baseline in the same process, smallest of several turns.
 
     python -m kdlib bench            everything, minutes        python -m kdlib bench --quick        seconds
+    python -m kdlib bench vocab_loss     the loss at 128,256 words, against other libraries (bench_vocab.py)
 """
 import subprocess
 import sys

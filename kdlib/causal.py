@@ -2,7 +2,8 @@
 
 Labels come as transformers has them: as long as the ids, not shifted, -100 where nothing is learnt. Position i predicts
 token i + 1, so what counts is where `labels[:, 1:]` is not -100: the *target positions*. Prompts are more than half of the
-tokens, so hidden states are gathered at target positions before they reach the head: logits for others never exist.
+tokens, so hidden states are gathered at target positions before they reach the head: logits for others never exist. In
+training none exist for more than a few tokens at a time (`vocab_loss`), wherever the head is what that needs.
 """
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import DistillationLoss, TopK, distillation_loss, topk_distillation_loss
+from .vocab_loss import linear_distillation_loss
 
 TEACHER_PLACE = "teacher_place"                 # the column that says where in a teacher cache a row stands
 READ = ("input_ids", "attention_mask", "position_ids")
@@ -49,6 +51,56 @@ def logits_at(model, inputs: dict, keep: Tensor) -> Tensor:
     """(tokens, vocab): the model's logits at the positions in `keep` (batch, length), row by row."""
     with _head_at(model, keep):
         return model(**{k: inputs[k] for k in READ if k in inputs}, use_cache=False).logits
+
+
+def plain_head(model):
+    """The model's head if it is one matrix product and nothing else: no adapter, no quantised weight, no hook of one who reads its logits."""
+    head = getattr(model, "module", model).get_output_embeddings()
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
+    plain = type(head) is torch.nn.Linear and not any(hooks) and "forward" not in vars(head) and head.weight.is_floating_point()
+    return head if plain else None
+
+
+def in_place_of_head(model, inputs: dict, keep: Tensor, do):
+    """`do(hidden (tokens, width), head)`, run where the model's forward would have run its head; None where that can't be right.
+
+    Inside the forward, for there DDP counts the head as used, FSDP has gathered it once, and autocast is on. The head must be
+    plain, and what `do` returned must come out untouched: a model that scales or caps its logits is not what we compute.
+    """
+    head, made = plain_head(model), []
+    if head is None:
+        return None
+
+    def instead(hidden):
+        made.append(do(hidden[keep.to(hidden.device)], head))
+        return made[-1]
+    head.forward = instead
+    try:
+        came = model(**{k: inputs[k] for k in READ if k in inputs}, use_cache=False).logits
+    finally:
+        del head.forward
+    untouched = len(made) == 1 and came.shape == made[0].shape and torch.allclose(came.float(), made[0].float(), rtol=0, atol=0, equal_nan=True)
+    return came if untouched else None
+
+
+def wide_loss(student, inputs: dict, keep: Tensor, targets: Tensor, teacher: dict, **settings) -> DistillationLoss | None:
+    """`token_loss` without the student's logits; None where `in_place_of_head` can't. teacher: as `linear_distillation_loss` takes it."""
+    teacher = dict(teacher_hidden=None, teacher_head=None) | teacher
+    def instead(hidden, head):
+        loss = linear_distillation_loss(hidden, head.weight, labels=targets, student_bias=head.bias, **teacher, **settings)
+        return torch.stack(loss).expand(1, 3).clone()           # two axes, as logits have; FSDP dislikes views
+    loss = in_place_of_head(student, inputs, keep, instead)
+    return loss if loss is None else DistillationLoss(loss[0, 0], *loss[0, 1:].detach())
+
+
+@torch.no_grad()
+def wide_answers(teacher, inputs: dict, keep: Tensor) -> dict:
+    """A live teacher's answers as `wide_loss` takes them: hidden states and head, or logits where that can't be right."""
+    heads = []
+    hidden = in_place_of_head(teacher, inputs, keep, lambda hidden, head: (heads.append(head), hidden)[1])
+    if hidden is None:
+        return {"teacher_logits": logits_at(teacher, inputs, keep)}
+    return {"teacher_hidden": hidden, "teacher_head": heads[0].weight, "teacher_bias": heads[0].bias}
 
 
 def token_loss(student: Tensor, teacher: Tensor | TopK | None, targets: Tensor, *, temperature: float, alpha: float, divergence: str,

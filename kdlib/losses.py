@@ -85,25 +85,27 @@ def topk_distillation_loss(student_logits: Tensor, teacher: TopK, labels: Tensor
     if teacher.ids.shape != teacher.logprobs.shape or teacher.rest.shape != teacher.ids.shape[:1] or len(teacher.ids) != len(student):
         raise ValueError(f"the teacher's ids {tuple(teacher.ids.shape)}, logprobs {tuple(teacher.logprobs.shape)} and rest "
                          f"{tuple(teacher.rest.shape)} do not match the {len(student)} items that are not ignored")
-    z, ids = student.float() / temperature, teacher.ids.long()
-    others = torch.logsumexp(z.scatter(-1, ids, -torch.inf), -1, keepdim=True)
-    s = _log_soft_targets(torch.cat([z.gather(-1, ids), others], -1), 1.0)
-    t = _log_soft_targets(torch.cat([teacher.logprobs.float() / temperature, teacher.rest.float()[:, None]], -1).detach(), 1.0)
+    s, t, _ = _lumped(student, teacher, temperature)
     return _combine(s, t, student, labels, count, temperature, alpha, divergence, beta)
 
 
 def _valid_items(student_logits: Tensor, labels: Tensor, ignore_index: int, num_items) -> tuple:
     """The student's rows and labels that count, the mask that picked them, and what the sums are divided by."""
-    classes = student_logits.shape[-1]
+    labels, keep, count = valid_labels(labels, student_logits.shape[-1], ignore_index, num_items)
+    return student_logits.reshape(-1, student_logits.shape[-1])[keep], labels, keep, count
+
+
+def valid_labels(labels: Tensor, classes: int, ignore_index: int, num_items) -> tuple:
+    """The labels that count, the mask (items,) that picked them, and what the sums are divided by."""
     keep = labels.reshape(-1) != ignore_index
-    student, labels = student_logits.reshape(-1, classes)[keep], labels.reshape(-1)[keep].long()
+    labels = labels.reshape(-1)[keep].long()
     if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < classes):
         raise ValueError(f"labels must be 0…{classes - 1} or {ignore_index} (ignored); found {int(labels.min())}…"
                          f"{int(labels.max())}. GLUE's test split carries -1: it has no labels to train on.")
     count = labels.numel() if num_items is None else num_items
     if not (math.isfinite(count) and (count > 0 or count == 0 == labels.numel())):
         raise ValueError(f"num_items must be a count above 0, not {num_items!r}")
-    return student, labels, keep, count or 1                    # nothing to count: the sums are 0 already
+    return labels, keep, count or 1                             # nothing to count: the sums are 0 already
 
 
 def _combine(s: Tensor, t: Tensor, student: Tensor, labels: Tensor, count, temperature: float, alpha: float, divergence: str,
@@ -112,6 +114,15 @@ def _combine(s: Tensor, t: Tensor, student: Tensor, labels: Tensor, count, tempe
     kd = _divergence(s, t, divergence, beta).sum() * temperature**2 / count
     ce = -_log_soft_targets(student, 1.0).gather(-1, labels[:, None]).sum() / count
     return DistillationLoss(alpha * kd + (1 - alpha) * ce, kd, ce)
+
+
+def _lumped(student: Tensor, teacher: TopK, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log soft targets (items, k + 1) of student and teacher over the k words and the lump, and the student's logit of the lump."""
+    z, ids = _wide(student) / temperature, teacher.ids.long()
+    others = torch.logsumexp(z.scatter(-1, ids, -torch.inf), -1, keepdim=True)
+    s = _log_soft_targets(torch.cat([z.gather(-1, ids), others], -1), 1.0)
+    t = _log_soft_targets(torch.cat([_wide(teacher.logprobs) / temperature, _wide(teacher.rest)[:, None]], -1).detach(), 1.0)
+    return s, t, others
 
 
 def _divergence(s: Tensor, t: Tensor, divergence: str, beta: float) -> Tensor:
@@ -134,9 +145,13 @@ def _log_soft_targets(logits: Tensor, temperature: float) -> Tensor:
 
     Half precision is left before anything is summed: with bf16 logits the divergence comes out several per cent off.
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = _wide(logits)
     lowest = torch.finfo(logits.dtype).min / 4
     return F.log_softmax((logits / temperature).clamp_min(lowest), dim=-1).clamp_min(-1e4)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def check_settings(temperature: float, alpha: float, divergence: str, beta: float = 0.5) -> float:

@@ -64,8 +64,9 @@ class DistillationTrainer(Trainer):
     answers are known or alpha > 0, `eval_kd`; the teacher reads an evaluation set once, not once an evaluation.
 
     Of a causal language model (`labels` as transformers has them: not shifted, -100 where nothing is learnt) only target
-    positions reach the head, the student's and the teacher's; see `causal`. Its cache keeps the k likeliest words, its
-    evaluation sums up batch by batch (`eval_perplexity` too) and a live teacher reads the set at every evaluation. ce_only:
+    positions reach the head, the student's and the teacher's, in training a few at a time: see `causal` and `vocab_loss`. Its
+    cache keeps the k likeliest words, its evaluation sums up batch by batch (`eval_perplexity` too) and a live teacher reads
+    the set at every evaluation. ce_only:
     ids of target tokens for which CE counts in full and the teacher is not heard, for example the end token that an untuned
     teacher does not know. change: a function (answers, student's logits) → answers for control experiments, used while training
     (`causal.control`).
@@ -74,6 +75,7 @@ class DistillationTrainer(Trainer):
     def __init__(self, model=None, args: DistillationArguments | None = None, *, teacher=None, teacher_cache=None,
                  ce_only: tuple[int, ...] = (), change=None, **kw):
         self.causal, self.ce_only, self._change, self._caches = causal.is_causal(model), tuple(ce_only), change, []
+        self._dense = False                                     # the student's logits are needed after all
         if (ce_only or change) and not self.causal:
             raise ValueError("ce_only and change are about tokens of a causal language model; a classifier has none")
         if teacher_cache is not None:
@@ -115,11 +117,17 @@ class DistillationTrainer(Trainer):
             raise ValueError("the batch has no `labels`; a column named `label` or `labels` is needed")
         if self.causal:
             keep, targets = causal.target_positions(labels)
-            student = causal.logits_at(model, inputs, keep)
-            teacher = self._token_answers(inputs, keep) if self.args.alpha > 0 else None
-            if self._change and teacher is not None and model.training:
-                teacher = self._change(teacher, student)
-            loss = causal.token_loss(student, teacher, targets, num_items=num_items_in_batch, **self._settings())
+            student, loss, teacher = None, None, None
+            if not (return_outputs or self._change or self._dense) and causal.plain_head(model) is not None:
+                teacher = self._wide_answers(inputs, keep)
+                loss = causal.wide_loss(model, inputs, keep, targets, teacher, num_items=num_items_in_batch, **self._settings())
+                self._dense = loss is None                      # a model that caps its logits: it took a forward to find out
+            if loss is None:
+                student = causal.logits_at(model, inputs, keep)
+                teacher = self._token_answers(inputs, keep) if self.args.alpha > 0 else None
+                if self._change and teacher is not None and model.training:
+                    teacher = self._change(teacher, student)
+                loss = causal.token_loss(student, teacher, targets, num_items=num_items_in_batch, **self._settings())
         else:
             outputs = model(**forward_inputs(model, {k: v for k, v in inputs.items() if k != "labels"}))
             student = outputs.logits
@@ -132,11 +140,19 @@ class DistillationTrainer(Trainer):
             # the count is summed over processes, while DDP *averages* gradients: without this factor they are halved
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
             total = total * scale
-            for name in ("ce", "kd") if teacher is not None else ("ce",):
+            for name in ("ce", "kd") if self.args.alpha > 0 else ("ce",):
                 step = self._parts[name].setdefault(self.state.global_step, torch.zeros_like(total.detach()))
                 step += getattr(loss, name).detach() * scale
         output = CausalLMOutput if self.causal else SequenceClassifierOutput
         return (total, output(loss=total, logits=student)) if return_outputs else total
+
+    def _wide_answers(self, inputs, keep) -> dict:
+        """What the teacher says, as `causal.wide_loss` takes it; with alpha = 0 it isn't asked."""
+        if self.args.alpha == 0:
+            return {}
+        if self.teacher is None or (self._caches and causal.TEACHER_PLACE in inputs):
+            return {"teacher_topk": self._token_answers(inputs, keep)}
+        return causal.wide_answers(self.teacher, inputs, keep)
 
     def _settings(self) -> dict:
         return dict(temperature=self.args.temperature, alpha=self.args.alpha, divergence=self.args.divergence, ce_only=self.ce_only)

@@ -7,7 +7,7 @@ import tiny
 import torch
 from test_trainer import count_calls, in_two_processes
 
-from kdlib import causal, models, teacher_cache, translation
+from kdlib import causal, models, teacher_cache, translation, vocab_loss
 from kdlib.losses import TopK
 from kdlib.trainer import DistillationTrainer
 
@@ -90,6 +90,41 @@ def test_logits_exist_for_target_tokens_alone(tmp_path, chat, rows):
     assert student(**batch).logits.shape[:2] == batch["input_ids"].shape, "the head outside of the loss is as it was"
 
 
+@pytest.mark.parametrize("how", ["live", "cached", "alpha 0"])
+def test_in_training_logits_exist_for_a_few_tokens_at_a_time(tmp_path, chat, rows, monkeypatch, how):
+    from test_vocab_loss import Widest
+    monkeypatch.setattr(vocab_loss, "SCRATCH", 8 * 8 * len(chat))
+    teacher, student = pair(chat)
+    known = dict(teacher_cache=cache_of(teacher, rows[0], chat, tmp_path, 6)) if how == "cached" else dict(teacher=teacher)
+    run = trainer(tmp_path, student.train(), rows[0], chat, alpha=0.0 if how == "alpha 0" else 0.5, **known)
+    batch = translation.collator(chat)([run.train_dataset[i] for i in range(8)])
+    with Widest(len(chat)) as seen:
+        run.compute_loss(student, batch).backward()
+    assert 0 < seen.rows <= 8 < int((batch["labels"] != -100).sum()) and not run._dense
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_a_model_that_changes_its_logits_is_computed_the_long_way(tmp_path, chat, rows, who):
+    """As Gemma 2 does, which caps them, and Cohere's, which scale them: the head's product is not the end."""
+    models = dict(zip(("teacher", "student"), pair(chat)))
+    def capped(plain):
+        def forward(**inputs):
+            out = plain(**inputs)
+            out.logits = 2 * torch.tanh(out.logits / 2)
+            return out
+        return forward
+    models[who].forward = capped(models[who].forward)
+    run = trainer(tmp_path, models["student"], rows, chat, models["teacher"])
+    for part in (rows[1], rows[0]):
+        models["student"].zero_grad()
+        run.compute_loss(models["student"], translation.collator(chat)(list(part))).backward()
+        ours = gradients(models["student"])
+        models["student"].zero_grad()
+        by_hand(models["student"], models["teacher"], part)[0].backward()
+        assert tiny.difference(ours, gradients(models["student"])) < 2e-6 < max(g.abs().max() for g in ours.values())
+    assert run._dense == (who == "student")
+
+
 def test_target_positions():
     labels = torch.tensor([[-100, -100, 5, 6], [-100, 7, -100, -100], [9, -100, -100, 8]])
     keep, targets = causal.target_positions(labels)
@@ -141,6 +176,37 @@ def test_gradient_accumulation_changes_nothing(tmp_path, whole, batch, accumulat
 def test_two_processes_change_nothing(tmp_path):
     in_two_processes(tmp_path, f"import test_causal\ntest_causal.train_in(Path({str(tmp_path)!r}), 4)")
     assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 3e-6
+
+
+def sharded_in(folder):
+    """One gradient of a tied student whose weights lie half in each process (FSDP), each with its half of the rows."""
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    student = tiny.llama(64, layers=1, seed=8)
+    fully_shard(student, mesh=init_device_mesh("cpu", (2,)))
+    (sharded_loss(student, slice(2 * rank, 2 * rank + 2)).total * 2).backward()
+    found = {n: p.grad.full_tensor() for n, p in student.named_parameters()}
+    if rank == 0:
+        torch.save(found, folder / "gradients.pt")
+    distributed.barrier()
+
+
+def sharded_loss(student, rows: slice):
+    ids = torch.randint(0, 64, (4, 12), generator=torch.Generator().manual_seed(1))
+    batch = {"input_ids": ids[rows], "labels": ids.clone().index_fill_(1, torch.arange(5), -100)[rows]}
+    keep, targets = causal.target_positions(batch["labels"])
+    answers = causal.wide_answers(tiny.llama(64, layers=2, seed=7), batch, keep)
+    return causal.wide_loss(student, batch, keep, targets, answers, temperature=2.0, alpha=0.5, divergence="forward_kl", num_items=28)
+
+
+def test_weights_in_two_processes_change_nothing(tmp_path):
+    in_two_processes(tmp_path, f"import os, test_causal\ntest_causal.sharded_in(Path({str(tmp_path)!r}))\nos._exit(0)")
+    student = tiny.llama(64, layers=1, seed=8)
+    sharded_loss(student, slice(0, 4)).total.backward()
+    assert tiny.difference(torch.load(tmp_path / "gradients.pt"), gradients(student)) < 1e-6
 
 
 def evaluate_in(folder):
