@@ -611,22 +611,28 @@ def token_divergence(table):
     standard deviation beside it; dashed lines for the teacher and for the cap, which is the grammar's own likeliest translation.""")
 def translators(table):
     """columns: told, seed, bleu, teacher_bleu, cap (NaN where it is unknown)"""
-    shown = list(dict.fromkeys(table["told"]))
-    stats = table.groupby("told")["bleu"].agg(["mean", "std"]).reindex(shown)
-    fig, ax = plt.subplots(figsize=(6.8, 0.5 * len(shown) + 1.4))
-    for i, name in enumerate(shown):
-        values = table.loc[table["told"] == name, "bleu"]
-        ax.plot(values, [i] * len(values), "o", color="gray", markersize=4)
-        ax.errorbar(stats["mean"][name], i + 0.22, xerr=np.nan_to_num(stats["std"][name]), fmt=MARKERS[i % 7], color=COLORS[i % 7], capsize=4)
-        ax.text(stats["mean"][name], i + 0.32, f"{stats['mean'][name]:.1f}", ha="center", va="top", fontsize=9)
+    fig, ax = plt.subplots(figsize=(6.8, 0.5 * table["told"].nunique() + 1.4))
+    _seeds(ax, table, "told", "bleu")
     for value, name, line in ((table["teacher_bleu"].mean(), "teacher", "--"), (table["cap"].mean() if table["cap"].notna().any() else np.nan, "cap", ":")):
         if np.isfinite(value):
             ax.axvline(value, color="black", linestyle=line, linewidth=1, label=f"{name} {value:.1f}")
-    ax.set_yticks(range(len(shown)), [textwrap.fill(name, 26) for name in shown])
-    ax.set(xlabel="BLEU on test (dots: seeds; bars: mean ± sd)", ylim=(len(shown) - 0.35, -0.5))
-    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("BLEU on test (dots: seeds; bars: mean ± sd)")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return fig
+
+
+def _seeds(ax, table, by: str, value: str) -> None:
+    """A row for each `by`: a grey dot a seed, below it the mean with a bar of one standard deviation, and its number."""
+    shown = list(dict.fromkeys(table[by]))
+    stats = table.groupby(by)[value].agg(["mean", "std"]).reindex(shown)
+    for i, name in enumerate(shown):
+        mean, values = stats["mean"][name], table.loc[table[by] == name, value]
+        ax.plot(values, [i] * len(values), "o", color="gray", markersize=4)
+        ax.errorbar(mean, i + 0.22, xerr=np.nan_to_num(stats["std"][name]), fmt=MARKERS[i % 7], color=COLORS[i % 7], capsize=4)
+        ax.text(mean, i + 0.32, f"{mean:.1f}", ha="center", va="top", fontsize=9)
+    ax.set_yticks(range(len(shown)), [textwrap.fill(name, 34) for name in shown])
+    ax.set_ylim(len(shown) - 0.35, -0.5)
+    ax.grid(axis="y", visible=False)
 
 
 @figure("07_eurollama_distil", alt="""Validation loss of the student over training steps, one line a learning rate with a band of one standard deviation over
@@ -710,19 +716,10 @@ def layer_sensitivity(table):
     dashed line is the same student in 32 bits. Rounding after training loses most; training on the grid brings most of it back.""")
 def into_few_bits(table):
     """columns: student, seed, accuracy (%), floats (accuracy of the student in floats, %)"""
-    order = list(dict.fromkeys(table["student"]))
-    stats = table.groupby("student")["accuracy"].agg(["mean", "std"]).reindex(order)
-    fig, ax = plt.subplots(figsize=(7.2, 0.46 * len(order) + 1.1))
-    for i, name in enumerate(order):
-        values = table.loc[table["student"] == name, "accuracy"]
-        ax.plot(values, [i] * len(values), "o", color="gray", markersize=4)
-        ax.errorbar(stats["mean"][name], i + 0.2, xerr=np.nan_to_num(stats["std"][name]), fmt=MARKERS[i % 7], color=COLORS[i % 7], capsize=3)
-        ax.annotate(f"{stats['mean'][name]:.1f}", (values.max(), i), (8, 0), textcoords="offset points", va="center", fontsize=9)
+    fig, ax = plt.subplots(figsize=(7.2, 0.5 * table["student"].nunique() + 1.1))
+    _seeds(ax, table, "student", "accuracy")
     ax.axvline(table["floats"].mean(), color="black", linestyle="--", linewidth=1, label=f"in 32 bits {table['floats'].mean():.1f}")
-    ax.set_yticks(range(len(order)), [textwrap.fill(name, 34) for name in order])
-    ax.set(xlabel="validation accuracy (%)", ylim=(len(order) - 0.4, -0.6))
-    ax.margins(x=0.1)
-    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("validation accuracy (%)")
     ax.legend(fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1))
     return fig
 

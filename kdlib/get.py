@@ -142,11 +142,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def how_to_make(source: str | Path) -> str:
+    """"; make it with …" for a teacher that is trained at the user's place, else nothing."""
+    return f"; make it with: python -m kdlib.teachers {str(source).split('_', 1)[1]}" if str(source).startswith("runs/teacher_") else ""
+
+
 def probe_hub(source: str | Path, timeout: float = 3.0) -> None:
     """ConnectionError within seconds when the hub cannot be reached, instead of half a minute of retries."""
     if str(source).startswith((".", "/", "~", "runs/")) or str(source).count("/") > 1:       # a hub id is name or owner/name
-        raise FileNotFoundError(f"there is no folder {source}" + (
-            f"; make it with: python -m kdlib.teachers {str(source).split('_', 1)[1]}" if str(source).startswith("runs/teacher_") else ""))
+        raise FileNotFoundError(f"there is no folder {source}{how_to_make(source)}")
     if os.environ.get("HF_HUB_OFFLINE") == "1":              # the library then looks into its cache and nowhere else
         return
     proxy = urllib.request.getproxies().get("https")

@@ -153,8 +153,8 @@ def refuse_missing_paths(settings: dict) -> None:
     for name in ("data", "teacher", "student", "source", "tokenizer", "model"):
         value = settings.get(name) or ""
         if value.startswith((".", "/", "~", "data/", "runs/")) and not (ROOT / Path(value).expanduser()).exists():
-            made = f"; make it with: python -m kdlib.teachers {value.split('_', 1)[1]}" if value.startswith("runs/teacher_") else ""
-            raise FileNotFoundError(f"{name}={value}: there is no such folder or file{made}")
+            from .get import how_to_make
+            raise FileNotFoundError(f"{name}={value}: there is no such folder or file{how_to_make(value)}")
 
 
 def refuse_other_configuration(folder: Path, configuration: dict) -> None:

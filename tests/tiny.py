@@ -1,4 +1,5 @@
 """What the tests are made of: sixty words, a made-up MNLI of them, BERTs of a few thousand weights, files in the hub's layout."""
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,9 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", ".", *NOUNS, 
 
 
 def tokenizer(folder: Path) -> BertTokenizerFast:
-    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    fresh = folder / f"vocab.{os.getpid()}.new"             # renamed: two processes may make it at once, and neither reads half of it
+    fresh.write_text("\n".join(WORDS) + "\n")
+    fresh.replace(folder / "vocab.txt")
     return BertTokenizerFast(str(folder / "vocab.txt"))
 
 
