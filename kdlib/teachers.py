@@ -17,7 +17,7 @@ import numpy as np
 
 from . import glue, models
 from .results import versions
-from .run import DATA, ROOT, runs_root, set_seed
+from .run import DATA, ROOT, set_seed
 from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
 
 MINI = dict(more_rows_seeds=[1, 2], layers=4, width=128, heads=4, batch_size=64, max_length=64, dropout=0.0, initializer_range=0.08,
@@ -139,7 +139,7 @@ def train_real(task: glue.Task, out: Path, scratch: Path) -> None:
     about = cfg | _about(trainer, start) | {"accuracy": order.accuracies[tuple(range(len(task.labels)))]}
     write_logits(out, keys, np.concatenate(answers), about)
     for part in (trainer.model, tokenizer):
-        part.save_pretrained(runs_root() / f"teacher_{task.name}")
+        part.save_pretrained(ROOT / "runs" / f"teacher_{task.name}")
     print(f"{out}: {len(keys):,} rows, validation accuracy {about['accuracy']:.4f}, {about['minutes']} minutes")
 
 
@@ -190,7 +190,7 @@ def main() -> None:
     if given.teacher in glue.TASKS:
         train_real(glue.TASKS[given.teacher], given.out or DATA / "teachers" / f"{given.teacher}_logits.safetensors", scratch)
     elif given.teacher in TRANSLATORS:
-        place = DATA / "teachers" / given.teacher if given.teacher == "miniparl" else runs_root() / f"teacher_{given.teacher}"
+        place = DATA / "teachers" / given.teacher if given.teacher == "miniparl" else ROOT / "runs" / f"teacher_{given.teacher}"
         train_translator(given.teacher, given.out or place, scratch)
     else:
         train_mini(given.teacher, given.out or DATA / "teachers" / given.teacher, scratch)
