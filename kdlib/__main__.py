@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios")
     bench.add_argument("what", nargs="?", choices=["vocab_loss"], help="one benchmark that is not part of the others: the loss at 128,256 words")
     bench.add_argument("--quick", action="store_true", help="leave out what takes minutes")
+    bench.add_argument("--out", type=Path, help="of vocab_loss: keep its table in this file too")
 
     doctor = commands.add_parser("doctor", help="check this machine, with a fix for each finding; exit code 1 if something stops the course")
     doctor.add_argument("--plan", action="store_true", help="which recipe for Llama 3B → 1B fits which GPU")
@@ -172,9 +173,11 @@ def _get(given) -> int:
 
 def _bench(given) -> int:
     if given.what == "vocab_loss":
-        from .bench_vocab import main as bench
-    else:
-        from .bench import main as bench
+        from .bench_vocab import main as vocab_loss
+        return vocab_loss(given.quick, given.out)
+    if given.out:
+        raise ValueError("--out is for vocab_loss alone; the other benchmarks print their lines")
+    from .bench import main as bench
     return bench(quick=given.quick)
 
 
