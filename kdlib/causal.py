@@ -33,6 +33,12 @@ def target_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
     return keep, labels[:, 1:][keep[:, :-1]]
 
 
+def refuse_nothing_to_learn(rows) -> None:
+    """ValueError for training rows without one token to predict: their loss is 0, and training would end without a word."""
+    if "labels" in (getattr(rows, "column_names", None) or []) and not any(label != -100 for row in rows for label in row["labels"][1:]):
+        raise ValueError("no training row has a token to learn: all labels are -100. Were the targets truncated, or the mask put on the wrong side?")
+
+
 @contextmanager
 def _head_at(model, keep: Tensor):
     """Within this block the model's head sees the hidden states at `keep` alone, (batch, length, width) → (tokens, width).

@@ -27,13 +27,19 @@ class BrokenRecord(UserWarning):
 
 
 def read(path: Path) -> dict:
-    """One record. ValueError when it is cut off or not a record."""
+    """One record. ValueError when it is cut off, cannot be read, or is not a record."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is cut off or not JSON ({error}); run its notebook again") from error
-    if missing := [name for name in REQUIRED if name not in record]:
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    if missing := [name for name in REQUIRED if not isinstance(record, dict) or name not in record]:
         raise ValueError(f"{path} is no record: it lacks {', '.join(missing)}")
+    if wrong := [name for name in ("settings", "results") if not isinstance(record[name], dict)]:
+        raise ValueError(f"{path} is no record: its {' and '.join(wrong)} should be objects with names")
     return record
 
 

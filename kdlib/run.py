@@ -84,9 +84,10 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
         if name in settings and not holds(settings[name]):
             raise ValueError(f"{name} must be {words}, not {settings[name]!r}")
     if "method" in settings:
-        from .figures import METHODS
-        if settings["method"] not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {settings['method']!r}{guess(settings['method'], METHODS)}")
+        from .drawing import METHODS
+        known = [m for m in METHODS if m != "shuffled_doubt" or "targets" not in settings]      # tokens have no rows to trade doubts with
+        if settings["method"] not in known:
+            raise ValueError(f"method must be one of {', '.join(known)}, not {settings['method']!r}{guess(settings['method'], known)}")
     return {"profile": profile, **settings}
 
 

@@ -37,7 +37,7 @@ from .losses import TopK
 from .results import versions
 from .run import runs_root, write_json
 
-FORMAT = 1                              # of what is kept: another number, another cache
+FORMAT = 2                              # of what is kept: another number, another cache
 SPEAK_EVERY = 20.0                      # seconds between two lines of progress
 
 
@@ -62,7 +62,7 @@ def build(teacher, rows, tokenizer, *, topk: int = 0, temperatures: tuple[float,
     keys = row_keys(rows)
     key = {"format": FORMAT, "teacher": weights_hash(teacher), "tokenizer": tokenizer_hash(tokenizer), "rows": _sha(keys.tobytes()),
            "dtype": dtype, "shard_rows": shard_rows} | ({"topk": topk, "temperatures": sorted(map(float, temperatures))} if topk else {})
-    name = _sha(json.dumps(key, sort_keys=True).encode())
+    name = _name(key)
     folder = Path(root or runs_root() / "teacher_cache").expanduser() / name
     folder.mkdir(parents=True, exist_ok=True)
     if topk:
@@ -85,14 +85,14 @@ def _fill(folder: Path, name: str, rows, shards: list[range], ask) -> float:
     random.Random(os.getpid()).shuffle(order)
     for done, i in enumerate(order):
         path = folder / f"shard-{i:05d}.safetensors"
-        about, trouble = _verify(path, name)
+        about, trouble = _verify(path, name, i)
         if about is None:
             if trouble:
                 print(f"teacher cache: {path.name} {trouble}; the teacher is asked again")
             began = time.perf_counter()
             said = ask(rows.select(shards[i]))
             about = {"seconds": round(time.perf_counter() - began, 3)}
-            _write(path, name, said, about, len(shards) - done)
+            _write(path, name, said, {"shard": i} | about, len(shards) - done)
             asked += len(shards[i])
         seconds += about["seconds"]
         if time.perf_counter() - spoke > SPEAK_EVERY:
@@ -113,6 +113,8 @@ class TeacherCache:
             self.keys = np.load(self.folder / "keys.npy", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.folder} holds no finished teacher cache ({error}); build it again") from error
+        if _name(self.manifest["key"]) != self.folder.name:
+            raise ValueError(f"{self.folder}/manifest.json was changed, or the folder renamed; build the cache again")
         if _sha(self.keys.tobytes()) != self.manifest["key"]["rows"]:
             raise ValueError(f"{self.folder}/keys.npy was changed; delete it and build the cache again")
         self.kind, self.seconds, self.classes = (self.manifest[k] for k in ("kind", "seconds", "classes"))
@@ -120,7 +122,7 @@ class TeacherCache:
         self._shards = []
         for i in range(self.manifest["shards"]):
             path = self.folder / f"shard-{i:05d}.safetensors"
-            about, trouble = _verify(path, self.folder.name)
+            about, trouble = _verify(path, self.folder.name, i)
             if about is None:
                 raise ValueError(f"{path} {trouble or 'is missing'}; build the cache again: only this shard is asked for")
             self._shards.append(safe_open(path, "pt"))                              # memory-mapped: read when asked for
@@ -214,6 +216,11 @@ def row_keys(rows) -> np.ndarray:
     return np.array([int.from_bytes(hashlib.sha256(repr(row).encode()).digest()[:8], "little") for row in zip(*columns)], np.uint64)
 
 
+def _name(key: dict) -> str:
+    """Of a cache's folder: whatever its answers depend on changes it."""
+    return _sha(json.dumps(key, sort_keys=True).encode())
+
+
 def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -241,8 +248,8 @@ def _write(path: Path, name: str, said: dict, about: dict, shards_left: int) -> 
         fresh.unlink(missing_ok=True)
 
 
-def _verify(path: Path, name: str) -> tuple[dict | None, str]:
-    """(what a shard says of itself, "") if it is whole and of this cache; (None, what is wrong), "" where there is none."""
+def _verify(path: Path, name: str, number: int | None = None) -> tuple[dict | None, str]:
+    """(what a shard says of itself, "") if it is whole, of this cache and in its own place; (None, what is wrong), "" where there is none."""
     if not path.exists():
         return None, ""
     try:
@@ -250,6 +257,8 @@ def _verify(path: Path, name: str) -> tuple[dict | None, str]:
             about = shard.metadata() or {}
             if about.get("cache") != name:
                 return None, "belongs to another cache"
+            if number is not None and about.get("shard") != str(number):
+                return None, "holds the answers to other rows of this cache"
             told = {k: v for k, v in about.items() if k != "sha256"}
             if _content_hash({k: shard.get_tensor(k) for k in shard.keys()}, told) != about["sha256"]:
                 return None, "was changed since it was written"

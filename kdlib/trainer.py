@@ -95,7 +95,11 @@ class DistillationTrainer(Trainer):
         self._eval_teacher_logits = {}
         # a plain attribute of a plain dict: the teacher must not become a submodule of anything that is saved
         self._teacher = {"model": None}
+        if self.causal:
+            causal.refuse_nothing_to_learn(self.train_dataset)
         if teacher is not None:
+            for cache in self._caches:
+                cache.check(teacher=teacher)
             self._adopt(teacher)
         elif self.args.alpha > 0 and not _has_column(self.train_dataset) and self.train_dataset is not None:
             raise ValueError("alpha > 0 needs a teacher: pass teacher=… or a dataset with a `teacher_logits` column")

@@ -59,7 +59,7 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(notebook, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("wrong, hint", [({"sede": 1}, "did you mean 'seed'"), ({"batch_size": 8}, "takes profile, seed, .*profiles/04_distilbert_mnli.yaml")])
+@pytest.mark.parametrize("wrong, hint", [({"sede": 1}, "did you mean 'seed'"), ({"smoothing": 0.2}, "takes profile, seed, .*profiles/04_distilbert_mnli.yaml")])
 def test_a_name_that_the_notebook_does_not_declare_is_refused_before_a_kernel_starts(notebook, tmp_path, wrong, hint):
     with pytest.raises(ValueError, match=hint):
         batch.run_notebook(notebook("run.finish()"), "smoke", wrong, runs=tmp_path / "runs")

@@ -524,3 +524,12 @@ def test_rows_without_labels_and_alpha_without_teacher_are_refused(tmp_path, cha
         trainer(tmp_path, student, rows, chat)
     with pytest.raises(ValueError, match="labels"):
         trainer(tmp_path, student, rows[0].remove_columns("labels"), chat, teacher).fit()
+
+
+def test_rows_without_a_token_to_learn_are_refused_before_training():
+    from datasets import Dataset
+    nothing = Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [[5, -100, -100]]})         # the first label is never predicted
+    with pytest.raises(ValueError, match="no training row has a token to learn"):
+        causal.refuse_nothing_to_learn(nothing)
+    causal.refuse_nothing_to_learn(Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [[-100, -100, 3]]}))
+    causal.refuse_nothing_to_learn(None)

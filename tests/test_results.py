@@ -77,12 +77,16 @@ def test_runs_of_another_folder(tmp_path, fresh_runs):
     assert len(results.load(root=tmp_path / "mine")) == 1 and len(results.load()) == 0
 
 
-@pytest.mark.parametrize("damage", ["cut off", "empty", "no record", "not text", "a list"])
+@pytest.mark.parametrize("damage", ["cut off", "empty", "no record", "not text", "a list", "null", "a number", "no results", "a folder"])
 def test_a_broken_record_is_named_and_left_out(fresh_runs, damage):
     put(fresh_runs, "good", record())
     bad = put(fresh_runs, "bad", record(1))
     body = bad.read_bytes()
-    bad.write_bytes({"cut off": body[:-30], "empty": b"", "no record": b'{"seed": 1}', "not text": b"\xff\xfe\x00", "a list": b"[]"}[damage])
+    if damage == "a folder":
+        bad.unlink(), bad.mkdir()
+    else:
+        bad.write_bytes({"cut off": body[:-30], "empty": b"", "no record": b'{"seed": 1}', "not text": b"\xff\xfe\x00", "a list": b"[]", "null": b"null",
+                         "a number": b"5", "no results": json.dumps(json.loads(body) | {"results": None}).encode()}[damage])
     with pytest.warns(UserWarning, match="bad/record.json"):
         assert len(results.load(NOTEBOOK)) == 1
     with pytest.raises(ValueError, match="bad/record.json"):

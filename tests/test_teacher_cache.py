@@ -185,13 +185,15 @@ def damage(path: Path, how: str) -> None:
     elif how == "a bit of the header":
         content[40] ^= 4
         path.write_bytes(content)
+    elif how == "another shard of the same cache":
+        shutil.copy(path.with_name("shard-00000.safetensors"), path)
     elif how == "swapped":
         shutil.copy(path.with_name("shard-00000.safetensors"), path)
         other = path.parent.parent / "other" / path.name
         shutil.copy(other, path)
 
 
-@pytest.mark.parametrize("how", ["cut off", "emptied", "a bit of the answers", "a bit of the header", "swapped"])
+@pytest.mark.parametrize("how", ["cut off", "emptied", "a bit of the answers", "a bit of the header", "swapped", "another shard of the same cache"])
 def test_a_damaged_shard_is_found_and_only_it_is_asked_again(tmp_path, tok, rows, how, capsys):
     other = build(tiny.bert(seed=5), rows, tok, tmp_path).folder
     other.rename(other.with_name("other"))
@@ -222,6 +224,16 @@ def test_no_flipped_bit_goes_unnoticed(place, bit):
         about, trouble = teacher_cache._verify(path, "name")
         same = about is not None and torch.equal(teacher_cache.safe_open(path, "pt").__enter__().get_tensor("logits"), said["logits"])
         assert about is None and trouble or same, "a flipped bit may change only what nobody reads (the seconds, white space)"
+
+
+def test_a_manifest_that_was_changed_is_refused(tmp_path, tok, rows):
+    cache = build(tiny.bert(), rows, tok, tmp_path)
+    path = cache.folder / "manifest.json"
+    told = json.loads(path.read_text())
+    told["key"]["dtype"] = "float16"
+    path.write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="manifest.json was changed"):
+        teacher_cache.TeacherCache(cache.folder)
 
 
 def test_keys_that_were_changed_are_refused(tmp_path, tok, rows):
