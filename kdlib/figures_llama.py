@@ -199,6 +199,6 @@ def translations(table):
     """columns: sentence, who, text"""
     rows, rules = [], []
     for _, part in table.groupby("sentence", sort=False):
-        rows += [[row["who"], textwrap.shorten(row["text"], 70, placeholder=" …")] for row in part.to_dict("records")]
+        rows += [[row["who"], textwrap.shorten(row["text"], 64, placeholder=" …")] for row in part.to_dict("records")]
         rules.append(len(rows))
     return grid(["", "MiniParl, synthetic; the same seed"], rows, [0, 0.2], rules[:-1])

@@ -39,10 +39,10 @@ class Missing(Exception):
 
 
 class Stored:
-    """The stored results as the figures read them; `used` collects which files one figure took."""
+    """The stored results as the figures read them; `used` collects which files one figure took, `incomplete` what it had to leave out."""
 
     def __init__(self, profile: str):
-        self.profile, self.used, self._read = profile, [], {}
+        self.profile, self.used, self.incomplete, self._read = profile, [], [], {}
 
     def records(self, notebook: str, file: str = "") -> list[dict]:
         """All records of a notebook, of the profile or of another `file`. Missing when there are none."""
@@ -145,7 +145,7 @@ def _entries(names: list[str], profile: str, out: Path, formats, style: str) -> 
 
 def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
     """Draw one figure; what the manifest says of it."""
-    draw, stored.used = FIGURES[name], []
+    draw, stored.used, stored.incomplete = FIGURES[name], [], []
     entry = {"figure": name, "title": SLIDES.get(name, name.replace("_", " ").capitalize()), "notebook": f"notebooks/{draw.notebook}.ipynb"}
     try:
         table = draw.data(stored) if draw.data else stored.table(draw.notebook, name, draw.file)
@@ -161,6 +161,8 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
         files.append(out / f"{name}.csv")
         table.to_csv(files[-1], index=False, lineterminator="\n")
     entry |= {"data": _list(stored.used), "commit": _last_commit(stored.used), "alt": draw.alt, "files": [p.name for p in files], "missing": ""}
+    if stored.incomplete:
+        entry["incomplete"] = stored.incomplete
     if mixed := stored.versions():
         entry["mixed_versions"] = mixed
     return entry
