@@ -107,10 +107,12 @@ def memory_bars(table):
 def _claims(stored):
     """Each query of each claim with its interval and verdict, and the claim's; what is missing is said."""
     from . import findings
+    from .gallery import Missing
     evidence, claims = findings.judge(stored=stored)
+    if not evidence["mean"].notna().any():
+        raise Missing("no record that could decide a claim is stored")
     stored.incomplete += [f"{e['short']}, {e['what']} ({e['corpus']}): {e['missing']}" for e in evidence.to_dict("records") if e["missing"] and not e["optional"]]
-    return claims.merge(evidence.drop(columns=["short", "claim"]), on="id", how="left", suffixes=("_of_claim", ""))[
-        ["id", "short", "verdict_of_claim", "for it", "corpus", "what", "real", "given", "shown", "decides", "mean", "low", "high", "n", "limit", "sign", "unit", "verdict"]]
+    return findings.forest(evidence, claims)
 
 
 @figure("10_findings", alt="""The lecture's claims, a row each, with the evidence on a symmetric logarithmic axis: how far the mean lies beyond what the claim needs, with its 95 per cent interval

@@ -66,6 +66,12 @@ def judge(claims: list[dict] | None = None, *, stored: Stored | None = None, **t
     return pd.DataFrame(rows).drop(columns="used", errors="ignore"), pd.DataFrame(verdicts)
 
 
+def forest(evidence: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
+    """Both tables of `judge` as the one that `figures.claims` draws: a row a query, and one for a claim without any."""
+    return claims.merge(evidence.drop(columns=["short", "claim"]), on="id", how="left", suffixes=("_of_claim", ""))[
+        ["id", "short", "verdict_of_claim", "for it", "corpus", "what", "real", "given", "shown", "decides", "mean", "low", "high", "n", "limit", "sign", "unit", "verdict"]]
+
+
 def _evidence(claim: dict, query: dict, stored: Stored, thresholds: dict) -> dict:
     """One query answered: where it stands, and what it says by itself."""
     limit = {k: float(thresholds.get(v, v)) for k, v in query.items() if k in ("above", "below", "at_most")}
