@@ -174,11 +174,35 @@ def measure(name: str, tokens: int, vocab: int, width: int, wider: int, turns: i
     return found
 
 
+def student_step(rows: int = 2, length: int = 192, learnt: int = 128) -> dict:
+    """One step of training at Llama 3.2's real widths (3B → 1B: 3072 → 2048) and vocabulary, with two layers each: does it fit here?"""
+    from . import causal, models
+    torch.manual_seed(0)
+    sizes = dict(layers=2, kv_heads=8, inner=8192, max_length=length)
+    teacher = models.tiny_llama(SIZES[1], width=3072, heads=24, **sizes).eval().requires_grad_(False)
+    student = models.tiny_llama(SIZES[1], width=2048, heads=32, **sizes)
+    optimiser, ids = torch.optim.AdamW(student.parameters()), torch.randint(SIZES[1], (rows, length))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    keep, targets = causal.target_positions(ids.masked_fill(torch.arange(length) < length - learnt, IGNORED))
+
+    def step():
+        answers = causal.wide_answers(teacher, batch, keep)
+        causal.wide_loss(student, batch, keep, targets, answers, temperature=T, alpha=ALPHA, divergence="forward_kl").total.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    seconds = [timed(step)[0] for _ in range(2)]                # the first one makes the optimiser's states
+    return {"seconds": seconds[-1], "peak": resident("VmHWM"), "tokens": len(targets), "parameters": [models.size(m)["parameters"] for m in (teacher, student)]}
+
+
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 def contest(name: str, tokens: int, vocab: int, width: int, wider: int, turns: int = 1) -> dict | None:
     """`measure` in a process of its own, one thread; None, and a line that says why, if it fails."""
-    command = [sys.executable, "-m", "kdlib.bench_vocab", *map(str, (name, tokens, vocab, width, wider, turns))]
+    return child(name, tokens, vocab, width, wider, turns)
+
+
+def child(name: str, *numbers: int) -> dict | None:
+    command = [sys.executable, "-m", "kdlib.bench_vocab", name, *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     if done.returncode:
         print(f"{name:14s} failed ({done.returncode}): {(done.stderr.strip().splitlines() or ['no message: killed?'])[-1][:150]}", flush=True)
@@ -218,6 +242,11 @@ def main(quick: bool = False, out: str | Path = "") -> int:
         if one:
             rows.append(one)
             line(one)
+    if not quick:
+        real = child("student_step")
+        if real:
+            print(f"one step, 2 layers at Llama's widths ({real['parameters'][0] / 1e6:.0f} M → {real['parameters'][1] / 1e6:.0f} M parameters, {real['tokens']} target tokens, AdamW, float32): "
+                  f"{real['seconds']:.1f} s, {real['peak'] / 1e9:.1f} GB")
     if out:
         write_json(Path(out), {"temperature": T, "alpha": ALPHA, "threads": 1, "machine": platform.machine(), "versions": versions(), "commit": commit(), "rows": rows})
         print(f"table: {out}")
@@ -225,4 +254,4 @@ def main(quick: bool = False, out: str | Path = "") -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], *map(int, sys.argv[2:]))))
+    print(json.dumps(student_step() if sys.argv[1] == "student_step" else measure(sys.argv[1], *map(int, sys.argv[2:]))))

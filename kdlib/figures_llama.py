@@ -200,3 +200,33 @@ def translations(table):
         rows += [[row["who"], row["text"]] for row in part.to_dict("records")]
         rules.append(len(rows))
     return grid(["", "MiniParl, synthetic; the same seed"], rows, [0, 0.2], rules[:-1])
+
+
+@figure("07_eurollama_distil", alt="""What the distillation loss costs, four panels on logarithmic axes: memory above inputs, weights and gradients (top) and seconds
+    (bottom), against the number of tokens at 128,256 words (left) and against the vocabulary at 1,024 tokens (right). Dots and solid line: in
+    chunks; squares and dashed line: the plain way; small crosses: other libraries. Plain memory grows with both, that of the chunks stays.""")
+def vocabulary_cost(table):
+    """columns: name ("ours", "plain", other libraries), tokens, vocab, width (of the student), extra (bytes), seconds_cpu"""
+    table = table[table["width"] == table["width"].min()].assign(gb=table["extra"] / 1e9)
+    most, usual = table["vocab"].max(), table.loc[table["name"] != "ours", "tokens"].mode().iloc[0]
+    fig, axes = plt.subplots(2, 2, figsize=(9, 5.6), sharex="col", sharey="row")
+    ways = {"plain": ("the plain way", "s", "--", COLORS[1]), "ours": ("in chunks", "o", "-", COLORS[0])}
+    for j, (by, fixed, value) in enumerate((("tokens", "vocab", most), ("vocab", "tokens", usual))):
+        part = table[table[fixed] == value].sort_values(by)
+        for i, column in enumerate(("gb", "seconds_cpu")):
+            ax = axes[i][j]
+            others = part[~part["name"].isin(ways)]
+            ax.plot(others[by], others[column], "x", color="gray", markersize=5, label="other libraries")
+            for name, (told, marker, line, colour) in ways.items():
+                some = part[part["name"] == name]
+                ax.plot(some[by], some[column], marker + ("" if isinstance(line, tuple) else line), color=colour, label=told)
+            ax.set(xscale="log", yscale="log")
+            ax.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+            ticks = sorted(part[by].unique())
+            ax.set_xticks(ticks, [f"{t / 1000:.0f}k" if t >= 8000 else f"{t:,}" for t in ticks])
+            ax.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        axes[1][j].set_xlabel(f"tokens, at {most:,} words" if by == "tokens" else f"words, at {usual:,} tokens")
+    axes[0][0].set_ylabel("extra memory (GB)")
+    axes[1][0].set_ylabel("processor seconds")
+    fig.legend(*axes[0][0].get_legend_handles_labels(), fontsize=9, ncols=3, loc="outside upper center")
+    return fig
