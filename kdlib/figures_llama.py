@@ -204,7 +204,8 @@ def translations(table):
 
 @figure("07_eurollama_distil", alt="""What the distillation loss costs, four panels on logarithmic axes: memory above inputs, weights and gradients (top) and seconds
     (bottom), against the number of tokens at 128,256 words (left) and against the vocabulary at 1,024 tokens (right). Dots and solid line: in
-    chunks; squares and dashed line: the plain way; small crosses: other libraries. Plain memory grows with both, that of the chunks stays.""")
+    chunks; squares and dashed line: the plain way; small crosses: other libraries. Plain memory grows with both, that of the chunks stays.""",
+        data=lambda stored: pd.DataFrame(stored.json("results/bench_vocab_loss.json")["rows"]))
 def vocabulary_cost(table):
     """columns: name ("ours", "plain", other libraries), tokens, vocab, width (of the student), extra (bytes), seconds_cpu"""
     table = table[table["width"] == table["width"].min()].assign(gb=table["extra"] / 1e9)

@@ -81,7 +81,7 @@ def _evidence(claim: dict, query: dict, stored: Stored, thresholds: dict) -> dic
            "records": query.get("records", query.get("class", "lecture")), "optional": query.get("optional", False), "minutes": 0.0, "missing": "", "used": {}}
     try:
         if "class" in query:
-            names = json.loads(stored.file(query["class"]).read_text(encoding="utf8"))["architectures"]
+            names = stored.json(query["class"])["architectures"]
             wrong = any(fnmatch.fnmatch(name, query["not"]) for name in names)
             return row | dict(mean=np.nan, low=np.nan, high=np.nan, n=len(names), unit=", ".join(names), verdict=NOT if wrong else SUPPORTED)
         if "spoken" in query:

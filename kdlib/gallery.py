@@ -29,6 +29,7 @@ SLIDES = {
     "confusion": "Confusion: MiniQQP (synthetic)", "confusion_qqp": "Confusion: QQP",
     "prompt_legend": "EuroLlama: prompt, source, target", "token_divergence": "Where the teacher disagrees", "translation_rates": "EuroLlama: loss curves",
     "eurollama_rates": "EuroLlama: learning rates", "translators": "EuroLlama: what helps", "translations": "EuroLlama: translations",
+    "vocabulary_cost": "What the loss costs at 128,256 words",
     "end_recipes": "Hallucinated tokens: recipes", "end_learnt": "The end token is learnt", "end_unlearnt": "The end token is unlearnt",
     "quantisation_plane": "Quantisation: size and quality", "layer_sensitivity": "Which layers break first", "into_few_bits": "Training on the grid",
     "memory_bars": "Memory: which GPU fits", "claims": "The lecture's claims beside the records"}
@@ -70,7 +71,11 @@ class Stored:
 
     def lecture(self) -> dict:
         """The lecture's own numbers."""
-        return json.loads(self.file("results/lecture.json").read_text(encoding="utf8"))
+        return self.json("results/lecture.json")
+
+    def json(self, relative: str):
+        """What a JSON file under data/ holds. Missing when it is not there."""
+        return json.loads(self.file(relative).read_text(encoding="utf8"))
 
     def file(self, relative: str) -> Path:
         """Any other file under data/, noted as used."""

@@ -179,3 +179,30 @@ def test_the_forest_says_every_claim(tmp_path):
     said = [t.get_text() for ax in fig.axes for t in (*ax.texts, *ax.get_yticklabels())]
     assert {"it", "nobody tested it", "supported (1 of 1)", "not tested here"} <= set(said)
     assert isinstance(evidence, pd.DataFrame)
+
+
+def test_the_readme_says_what_the_records_say():
+    """The table of results: each number comes out of the records again."""
+    from kdlib import results
+    from kdlib.drawing import spread
+    text = (ROOT / "README.md").read_text("utf8")
+    rows = {line.split("|")[1].replace("*", "").strip(): line for line in text.splitlines() if line.startswith("| MNLI") or line.startswith("| QQP") or line.startswith("| EuroLlama")}
+    for task, notebook in (("MNLI", "04_distilbert_mnli"), ("QQP", "05_distilbert_qqp")):
+        for profile in ("lab", "laptop"):
+            runs = results.reference(notebook, profile)
+            top = runs[runs["learning_rate"] == runs["learning_rate"].max()]
+            kd = top[(top["method"] == "kd") & ((top["alpha"] == 0.5) & (top["temperature"] == 2) | (task == "MNLI"))]
+            assert f"{spread(kd['accuracy'], 100)} / {spread(kd['macro_f1'], 100)}" in rows[f"{task}, best rate"], (task, profile)
+            assert spread(top[top["method"] == "ce"]["accuracy"], 100) in rows[f"{task}, labels only"], (task, profile)
+    runs = results.reference("07_eurollama_distil", "laptop")
+    top = runs[(runs["learning_rate"] == runs[runs["lora_rank"] == 0]["learning_rate"].max()) & (runs["lora_rank"] == 0) & (runs["targets"] == "references")]
+    assert spread(top[top["method"] == "kd"]["bleu"]) in rows["EuroLlama, best rate"] and spread(top[top["method"] == "ce"]["bleu"]) in rows["EuroLlama, references only"]
+
+
+def test_the_readmes_links_lead_somewhere():
+    import re
+    text = (ROOT / "README.md").read_text("utf8")
+    links = [t for t in re.findall(r"\]\(([^)#]+?)\)", text) if not t.startswith("http")]
+    assert len(links) > 15 and not [t for t in links if not (ROOT / t).exists()]
+    assert all(len(alt.split()) >= 8 for alt in re.findall(r"!\[([^\]]*)\]", text)) and text.count("![") >= 4
+    assert (ROOT / "figures" / "notebook.png").stat().st_size < 300_000
