@@ -157,11 +157,13 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
     except Missing as why:
         wanted = stored.used or [run.DATA / "results" / draw.notebook / f"{draw.file or stored.profile}.json"]
         return entry | {"data": _list(wanted), "commit": "", "alt": draw.alt, "files": [], "missing": str(why)}
-    fig = draw(table)
-    if style != "paper":
-        drawing.on_slide(fig)
-    files = drawing.save_fig(fig, name, folder=out, alt=draw.alt, formats=[f for f in formats if f != "csv"])
-    plt.close(fig)
+    files, pictures = [], [f for f in formats if f != "csv"]
+    if pictures:
+        fig = draw(table)
+        if style != "paper":
+            drawing.on_slide(fig)
+        files = drawing.save_fig(fig, name, folder=out, alt=draw.alt, formats=pictures)
+        plt.close(fig)
     if "csv" in formats:
         files.append(out / f"{name}.csv")
         table.to_csv(files[-1], index=False, lineterminator="\n")
