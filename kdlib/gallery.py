@@ -216,7 +216,7 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif }}
 body {{ max-width: 62rem; margin: 0 auto; padding: 1rem }}
-nav ol {{ columns: 18rem }}
+nav ol {{ columns: 18rem; column-gap: 3rem }}
 figure {{ margin: 3rem 0; padding: .5rem; scroll-margin: 1rem }}
 figure:focus-visible, a:focus-visible, summary:focus-visible {{ outline: .2rem solid #D55E00; outline-offset: .2rem }}
 img {{ width: 100%; height: auto; background: white }}
