@@ -167,7 +167,10 @@ def _figures(given) -> int:
     print(f"{len(table) - len(missing)} figures in {out}{'; open index.html there' if len(table) > len(missing) else ''}")
     for entry in missing.to_dict("records"):
         print(f"not drawn: {entry['figure']} ({entry['missing']})", file=sys.stderr)
-    return 1 if len(missing) else 0
+    incomplete = [f"{e['figure']}, without {left}" for e in table.to_dict("records") if isinstance(e.get("incomplete"), list) for left in e["incomplete"]]
+    for told in incomplete:
+        print(f"drawn in part: {told}", file=sys.stderr)
+    return 1 if len(missing) or incomplete else 0
 
 
 def _store(given) -> int:

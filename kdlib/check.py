@@ -579,3 +579,55 @@ def _share_in_time(function):
             "per cent and shares are mixed": 100 * right, "the fraction is turned round": rows / ((hours - used) * 3600 * rate)}, tolerance=1e-6)
         if wrong:
             return f"For {hours} hours ({used} used up), {rate:g} rows a second and {rows:,} rows: {wrong}"
+
+
+# -- 10 · Findings --------------------------------------------------------------------------------------------------------
+
+@question("10.1")
+def _three_words(function):
+    """"supported", "not supported" or "not tested here", from one difference a seed and what the claim says must be exceeded."""
+    from .results import interval
+    cases = {"three seeds that agree": ([1.0, 1.2, 0.9], 0.0), "three seeds that do not": ([2.0, -0.5, 1.5], 0.0), "one seed": ([3.0], 0.0),
+             "a loss": ([-1.0, -1.1, -0.9], 0.0), "a gain smaller than the claim's": ([1.0, 1.2, 0.9], 5.0), "two seeds": ([1.0, 1.4], 0.0)}
+    def rule(values, above, low=lambda found: found.low, least=2):
+        found = interval(values)
+        return "not tested here" if len(values) < least else "supported" if low(found) > above else "not supported"
+    right = {name: rule(*case) for name, case in cases.items()}
+    got = {name: call(function, list(values), above) for name, (values, above) in cases.items()}
+    if got == right:
+        return None
+    mistakes = {"the mean alone decides: the spread over seeds is ignored": dict(low=lambda found: found.mean),
+                "the interval must only exclude 0, in whatever direction": dict(low=lambda found: max(found.low, -found.high)),
+                "two seeds count as none: an interval from two is wide, but it is one": dict(least=3), "one seed counts as a test": dict(least=1)}
+    wrong = {name: {c: rule(*case, **change) for c, case in cases.items()} for name, change in mistakes.items()}
+    wrong["the claim's own threshold is forgotten: 0 is not always what must be exceeded"] = {c: rule(v, 0.0) for c, (v, _) in cases.items()}
+    where = next(name for name in cases if got[name] != right[name])
+    return recognised(got, wrong, lambda a, b: a == b) or f"For {where} {cases[where]} expected {right[where]!r}, got {got[where]!r}."
+
+
+@question("10.2")
+def _best_alpha_in_the_book(function):
+    """The alpha with the best mean accuracy over seeds, in the book's convention, from runs in ours."""
+    import pandas as pd
+    runs = pd.DataFrame([(a, s, acc) for a, values in ((0.25, (.70, .71, .72)), (0.5, (.80, .66, .66)), (0.9, (.74, .75, .73)), (1.0, (.69, .70, .68))) for s, acc in enumerate(values)],
+                        columns=["alpha", "seed", "accuracy"])
+    return closest(call(function, runs.copy()), 0.1, {"the answer is in our convention: the book's alpha is one minus ours": 0.9,
+        "the single best run chose, not the mean over seeds": 0.5, "the *worst* alpha was taken": 1 - runs.groupby("alpha")["accuracy"].mean().idxmin(),
+        "the best accuracy is returned, not its alpha": runs.groupby("alpha")["accuracy"].mean().max(), "one minus the accuracy is returned": 1 - runs.groupby("alpha")["accuracy"].mean().max()}, tolerance=1e-6)
+
+
+@question("10.3")
+def _inside(function):
+    """Whether one run lies inside the stated spread of reference runs: within two sample standard deviations of their mean."""
+    import numpy as np
+    cases = [(x, [1.0, 0.85, 1.25]) for x in (1.0, 1.45, 0.5, 0.66, 0.75, 1.26, 1.24, 0.84)]
+    rule = lambda width: [bool(abs(x - np.mean(r)) <= width(np.array(r))) for x, r in cases]
+    got = [bool(call(function, x, list(r))) for x, r in cases]
+    right = rule(lambda r: 2 * r.std(ddof=1))
+    if got == right:
+        return None
+    return recognised(got, {"the spread of the *mean* (sd divided by the root of n) is taken: one run scatters more than a mean": rule(lambda r: 2 * r.std(ddof=1) / len(r) ** 0.5),
+                            "the sd divides by n, not by n − 1": rule(lambda r: 2 * r.std()), "one sd is taken, not two": rule(lambda r: r.std(ddof=1)),
+                            "the run must lie between the smallest and the largest reference": [min(r) <= x <= max(r) for x, r in cases],
+                            "only runs below the mean are looked at (take the absolute difference)": [x - np.mean(r) <= 2 * np.std(r, ddof=1) for x, r in cases]},
+                      lambda a, b: a == b) or f"for a run of {next(c[0] for c, g, w in zip(cases, got, right) if g != w)} and references {cases[0][1]} expected {not next(g for g, w in zip(got, right) if g != w)}."

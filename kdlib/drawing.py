@@ -86,7 +86,7 @@ def on_slide(fig) -> None:
             axis.set_tick_params(which="both", labelsize=max(SMALLEST, 10))
     for text in fig.findobj(matplotlib.text.Text):
         text.set_fontsize(max(text.get_fontsize(), SMALLEST))
-    fig.draw_without_rendering()                    # laid out once, then saved in each format as it stands
+    fig.get_layout_engine().execute(fig)                            # laid out once, then saved in each format as it stands
     fig.set_layout_engine("none")
 
 

@@ -60,13 +60,12 @@ def race(table):
 
 def _plane(stored):
     """Time, size and accuracy of teacher and student in several number formats, and what each cost to make."""
-    import json
     used = pd.DataFrame([{"seed": r["seed"], **row} for r in stored.records("08_limits") for row in r["results"]["in_use"]])
     clock = used[(used["model"] == "MiniNLI teacher") & (used["method"] == "fp32")].set_index("seed")["ms"]
     used["time"] = used["ms"] / used["seed"].map(clock)                        # each record by its own clock: machines differ, and are busy
     kept = used[used["method"].isin(("fp32", "int8 weight-only", "int8 dynamic", "int4 weight-only"))]
     table = kept.groupby(["model", "method"], sort=False)[["time", "mb_packed", "accuracy"]].mean().reset_index()
-    about = json.loads(stored.file("teachers/mini_nli/teacher.json").read_text(encoding="utf8"))
+    about = stored.json("teachers/mini_nli/teacher.json")
     return table.assign(teacher_rows=about["rows"], teacher_minutes=about["minutes"], student_rows=stored.records("08_limits")[0]["settings"]["train_rows"])
 
 

@@ -100,3 +100,48 @@ def memory_bars(table):
     ax.grid(axis="y", visible=False)
     ax.legend(ncols=6, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.42, -0.16), columnspacing=1, handlelength=1.5)
     return fig
+
+
+# -- 10 · Findings --------------------------------------------------------------------------------------------------------
+
+def _claims(stored):
+    """Each query of each claim with its interval and verdict, and the claim's; what is missing is said."""
+    from . import findings
+    from .gallery import Missing
+    evidence, claims = findings.judge(stored=stored)
+    if not evidence["mean"].notna().any():
+        raise Missing("no record that could decide a claim is stored")
+    stored.incomplete += [f"{e['short']}, {e['what']} ({e['corpus']}): {e['missing']}" for e in evidence.to_dict("records") if e["missing"] and not e["optional"]]
+    return findings.forest(evidence, claims)
+
+
+@figure("10_findings", alt="""The lecture's claims, a row each, with the evidence on a symmetric logarithmic axis: how far the mean lies beyond what the claim needs, with its 95 per cent interval
+    over seeds. Filled marks decide, hollow ones are shown beside: circles are real rows, squares synthetic, diamonds an estimate. A claim is supported where all filled
+    intervals lie right of the line; the verdict stands at the right.""", data=_claims)
+def claims(table):
+    """columns: short, verdict_of_claim, for it, real, given, shown, decides, mean, low, high, limit, sign (1: above the limit)"""
+    order = list(dict.fromkeys(table["short"]))
+    looks = {"supported": COLORS[0], "not supported": COLORS[1], "not tested here": "gray"}
+    fig, ax = plt.subplots(figsize=(7.6, 0.27 * len(order) + 0.7))
+    for y, short in enumerate(order):
+        part = table[table["short"] == short]
+        told = part["verdict_of_claim"].iloc[0]
+        some = part[part["mean"].notna() & np.isfinite(part["low"]) & ~part["shown"].fillna(False).astype(bool)]
+        for row, shift in zip(some.to_dict("records"), np.linspace(-0.28, 0.28, len(some)) if len(some) > 1 else [0]):
+            mean, low, high = (row["sign"] * (row[k] - row["limit"]) for k in ("mean", "low", "high"))
+            color = looks[row["verdict"]]
+            ax.plot([low, high], [y + shift] * 2, color=color, linewidth=1.6, alpha=1 if row["decides"] else 0.5)
+            ax.plot(mean, y + shift, "D" if row["given"] else "o" if row["real"] else "s", color=color, markersize=5, markerfacecolor=color if row["decides"] else paper())
+        votes = "" if told == "not tested here" else f" ({part['for it'].iloc[0]})"
+        ax.text(1.01, y, told + votes, transform=ax.get_yaxis_transform(), va="center",
+                fontsize=9.5, color=looks[told] if told != "not tested here" else ink(), weight="bold" if told == "supported" else "normal")
+    ax.axvline(0, color=ink(), linewidth=1)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xticks([-10, -1, 0, 1, 10, 100], ["−10", "−1", "0", "1", "10", "100"])
+    ax.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    ax.set_yticks(range(len(order)), order)
+    ax.set(ylim=(len(order) - 0.4, -0.6), xlabel="beyond what the claim needs (points, BLEU, %, GB)")
+    for mark, told, face in (("o", "real", ink()), ("s", "synthetic", ink()), ("D", "estimate", ink()), ("o", "beside", paper())):
+        ax.plot([], [], mark, color=ink(), markerfacecolor=face, markersize=5, linestyle="none", label=told)
+    fig.legend(loc="outside upper center", ncols=4, handletextpad=0.1, columnspacing=1)
+    return fig

@@ -1,6 +1,4 @@
 """Figures of notebooks 06 and 07: EuroLlama."""
-import textwrap
-
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -182,31 +180,32 @@ def eurollama_rates(table):
 
 
 def _examples(stored):
-    """The first three short test sentences that the students of seed 0 with and without KD translate differently."""
+    """The first three test sentences that the students of seed 0 with and without KD translate differently, all texts short enough for a line."""
     pairs = pd.read_parquet(stored.file("miniparl/test-00000-of-00001.parquet"))["translation"]
     runs = {(s["method"], s["learning_rate"]): r["results"]["texts"] for r in stored.records("07_eurollama_distil", "laptop")
             if (s := r["settings"])["targets"] == "references" and not s["lora_rank"] and r["seed"] == 0}
     top = max(rate for _, rate in runs)
     told = {"labels only": runs["ce", top], "KD": runs["kd", top], "KD, rate / 100": runs["kd", min(rate for _, rate in runs)]}
-    picked = [i for i, (a, b) in enumerate(zip(told["labels only"], told["KD"])) if a != b and len(pairs[i]["en"]) < 70][:3]
+    picked = [i for i, (a, b) in enumerate(zip(told["labels only"], told["KD"])) if a != b and max(map(len, (*pairs[i].values(), *(texts[i] for texts in told.values())))) <= 70][:3]
     return pd.DataFrame([{"sentence": i, "who": who, "text": text} for i in picked for who, text in (
         ("source", pairs[i]["en"]), ("reference", pairs[i]["fr"]), *((who, texts[i]) for who, texts in told.items()))])
 
 
 @figure("07_eurollama_distil", alt="""Three test sentences of MiniParl (synthetic) with their reference and what three students say: one trained on labels only, one with KD, and one with KD at a hundredth of
-    the learning rate. They are the first three short sentences that the first two students translate differently; the slow student strays farthest from its source.""", data=_examples)
+    the learning rate. They are the first three short sentences that the first two students translate differently.""", data=_examples)
 def translations(table):
     """columns: sentence, who, text"""
     rows, rules = [], []
     for _, part in table.groupby("sentence", sort=False):
-        rows += [[row["who"], textwrap.shorten(row["text"], 70, placeholder=" …")] for row in part.to_dict("records")]
+        rows += [[row["who"], row["text"]] for row in part.to_dict("records")]
         rules.append(len(rows))
     return grid(["", "MiniParl, synthetic; the same seed"], rows, [0, 0.2], rules[:-1])
 
 
 @figure("07_eurollama_distil", alt="""What the distillation loss costs, four panels on logarithmic axes: memory above inputs, weights and gradients (top) and seconds
     (bottom), against the number of tokens at 128,256 words (left) and against the vocabulary at 1,024 tokens (right). Dots and solid line: in
-    chunks; squares and dashed line: the plain way; small crosses: other libraries. Plain memory grows with both, that of the chunks stays.""")
+    chunks; squares and dashed line: the plain way; small crosses: other libraries. Plain memory grows with both, that of the chunks stays.""",
+        data=lambda stored: pd.DataFrame(stored.json("results/bench_vocab_loss.json")["rows"]))
 def vocabulary_cost(table):
     """columns: name ("ours", "plain", other libraries), tokens, vocab, width (of the student), extra (bytes), seconds_cpu"""
     table = table[table["width"] == table["width"].min()].assign(gb=table["extra"] / 1e9)

@@ -29,6 +29,7 @@ SLIDES = {
     "confusion": "Confusion: MiniQQP (synthetic)", "confusion_qqp": "Confusion: QQP",
     "prompt_legend": "EuroLlama: prompt, source, target", "token_divergence": "Where the teacher disagrees", "translation_rates": "EuroLlama: loss curves",
     "eurollama_rates": "EuroLlama: learning rates", "translators": "EuroLlama: what helps", "translations": "EuroLlama: translations",
+    "vocabulary_cost": "What the loss costs at 128,256 words",
     "end_recipes": "Hallucinated tokens: recipes", "end_learnt": "The end token is learnt", "end_unlearnt": "The end token is unlearnt",
     "quantisation_plane": "Quantisation: size and quality", "layer_sensitivity": "Which layers break first", "into_few_bits": "Training on the grid",
     "memory_bars": "Memory: which GPU fits", "claims": "The lecture's claims beside the records"}
@@ -39,10 +40,10 @@ class Missing(Exception):
 
 
 class Stored:
-    """The stored results as the figures read them; `used` collects which files one figure took."""
+    """The stored results as the figures read them; `used` collects which files one figure took, `incomplete` what it had to leave out."""
 
     def __init__(self, profile: str):
-        self.profile, self.used, self._read = profile, [], {}
+        self.profile, self.used, self.incomplete, self._read = profile, [], [], {}
 
     def records(self, notebook: str, file: str = "") -> list[dict]:
         """All records of a notebook, of the profile or of another `file`. Missing when there are none."""
@@ -70,7 +71,11 @@ class Stored:
 
     def lecture(self) -> dict:
         """The lecture's own numbers."""
-        return json.loads(self.file("results/lecture.json").read_text(encoding="utf8"))
+        return self.json("results/lecture.json")
+
+    def json(self, relative: str):
+        """What a JSON file under data/ holds. Missing when it is not there."""
+        return json.loads(self.file(relative).read_text(encoding="utf8"))
 
     def file(self, relative: str) -> Path:
         """Any other file under data/, noted as used."""
@@ -145,22 +150,26 @@ def _entries(names: list[str], profile: str, out: Path, formats, style: str) -> 
 
 def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
     """Draw one figure; what the manifest says of it."""
-    draw, stored.used = FIGURES[name], []
+    draw, stored.used, stored.incomplete = FIGURES[name], [], []
     entry = {"figure": name, "title": SLIDES.get(name, name.replace("_", " ").capitalize()), "notebook": f"notebooks/{draw.notebook}.ipynb"}
     try:
         table = draw.data(stored) if draw.data else stored.table(draw.notebook, name, draw.file)
     except Missing as why:
         wanted = stored.used or [run.DATA / "results" / draw.notebook / f"{draw.file or stored.profile}.json"]
         return entry | {"data": _list(wanted), "commit": "", "alt": draw.alt, "files": [], "missing": str(why)}
-    fig = draw(table)
-    if style != "paper":
-        drawing.on_slide(fig)
-    files = drawing.save_fig(fig, name, folder=out, alt=draw.alt, formats=[f for f in formats if f != "csv"])
-    plt.close(fig)
+    files, pictures = [], [f for f in formats if f != "csv"]
+    if pictures:
+        fig = draw(table)
+        if style != "paper":
+            drawing.on_slide(fig)
+        files = drawing.save_fig(fig, name, folder=out, alt=draw.alt, formats=pictures)
+        plt.close(fig)
     if "csv" in formats:
         files.append(out / f"{name}.csv")
         table.to_csv(files[-1], index=False, lineterminator="\n")
     entry |= {"data": _list(stored.used), "commit": _last_commit(stored.used), "alt": draw.alt, "files": [p.name for p in files], "missing": ""}
+    if stored.incomplete:
+        entry["incomplete"] = stored.incomplete
     if mixed := stored.versions():
         entry["mixed_versions"] = mixed
     return entry
@@ -207,7 +216,7 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; font: 1.05rem/1.5 system-ui, sans-serif }}
 body {{ max-width: 62rem; margin: 0 auto; padding: 1rem }}
-nav ol {{ columns: 18rem }}
+nav ol {{ columns: 18rem; column-gap: 3rem }}
 figure {{ margin: 3rem 0; padding: .5rem; scroll-margin: 1rem }}
 figure:focus-visible, a:focus-visible, summary:focus-visible {{ outline: .2rem solid #D55E00; outline-offset: .2rem }}
 img {{ width: 100%; height: auto; background: white }}

@@ -168,3 +168,35 @@ def test_08_2(capsys, given, told):
     (lambda h, r, n, u: 100 * min(1, (h - u) * 3600 * r / n), "per cent")])
 def test_08_3(capsys, given, told):
     assert told in verdict(capsys, "08.3", given)[1]
+
+
+def three_words(values, above, low=lambda f: f.low, least=2):
+    from kdlib.results import interval
+    found = interval(values)
+    return "not tested here" if found.n < least else "supported" if low(found) > above else "not supported"
+
+
+@pytest.mark.parametrize("given, told", [
+    (three_words, "right"), (lambda v, a: three_words(v, a, low=lambda f: f.mean), "mean alone"), (lambda v, a: three_words(v, a, low=lambda f: max(f.low, -f.high)), "whatever direction"),
+    (lambda v, a: three_words(v, a, least=3), "two seeds count as none"), (lambda v, a: three_words(v, a, least=1), "one seed counts"), (lambda v, a: three_words(v, 0), "own threshold"),
+    (lambda v, a: "supported", "expected")])
+def test_10_1(capsys, given, told):
+    assert told in verdict(capsys, "10.1", given)[1]
+
+
+@pytest.mark.parametrize("given, told", [
+    (lambda r: 1 - best(r), "right"), (best, "our convention"), (lambda r: 1 - r.loc[r["accuracy"].idxmax(), "alpha"], "single best run"),
+    (lambda r: 1 - r.groupby("alpha")["accuracy"].mean().idxmin(), "worst"), (lambda r: r.groupby("alpha")["accuracy"].mean().max(), "not its alpha")])
+def test_10_2(capsys, given, told):
+    assert told in verdict(capsys, "10.2", given)[1]
+
+
+def inside(x, r, width=2.0, ddof=1, root=False):
+    return abs(x - np.mean(r)) <= width * np.std(r, ddof=ddof) / (len(r) ** 0.5 if root else 1)
+
+
+@pytest.mark.parametrize("given, told", [
+    (inside, "right"), (lambda x, r: inside(x, r, root=True), "spread of the *mean*"), (lambda x, r: inside(x, r, ddof=0), "not by n"), (lambda x, r: inside(x, r, 1.0), "one sd"),
+    (lambda x, r: min(r) <= x <= max(r), "smallest and the largest"), (lambda x, r: x - np.mean(r) <= 2 * np.std(r, ddof=1), "below the mean"), (lambda x, r: False, "expected")])
+def test_10_3(capsys, given, told):
+    assert told in verdict(capsys, "10.3", given)[1]

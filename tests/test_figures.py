@@ -175,6 +175,7 @@ def test_letters_on_slides_are_large_enough_and_inside():
             continue
         fig = draw(table)
         drawing.on_slide(fig)
+        fig.draw_without_rendering()
         width, height = fig.canvas.get_width_height()
         ticks = {id(t) for one in fig.axes for ax in (one, *one.child_axes) for axis in (ax.xaxis, ax.yaxis) for t in axis.findobj(drawing.matplotlib.text.Text) if t is not axis.label}
         for text in fig.findobj(drawing.matplotlib.text.Text):
