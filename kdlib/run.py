@@ -24,9 +24,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from . import deadline, lock
+
 ROOT = Path(os.environ.get("KD_ROOT") or Path(__file__).resolve().parent.parent)
 DATA = ROOT / "data"
 PROFILES = ("smoke", "laptop", "lab", "full")
+PARTIAL = "record.partial.json"              # the record of a run that the deadline stopped: no success, and never among the others
 NEEDED_MB = 200                             # below this much free disk, a run refuses to start
 _positive, _share, _count = ((lambda v: v > 0, "above 0"), (lambda v: 0 <= v <= 1, "in [0, 1]"), (lambda v: v >= 0, "a count, or 0 for all"))
 
@@ -174,6 +177,7 @@ def set_record_aside(folder: Path) -> None:
     """A record means success: an old one must not vouch for the run that begins now, and is not lost either."""
     if (folder / "record.json").exists():
         (folder / "record.json").replace(folder / "record.previous.json")
+    (folder / PARTIAL).unlink(missing_ok=True)
 
 
 def set_seed(seed: int) -> None:
@@ -193,6 +197,7 @@ class Run:
         self.folder = run_folder(notebook, profile, seed, settings, run_dir)
         self._open({"notebook": notebook, "profile": profile, "seed": seed, "settings": settings})
         self._results, self._tables, self._seconds, self._began = {}, {}, {}, time.perf_counter()
+        self.partial, _ = {}, deadline.take()               # {stage: what the deadline left undone}
         set_seed(seed)
         figures.style()
         print(f"{notebook} · profile {profile} · seed {seed}\nrun folder: {self.folder.parent.name}/{self.folder.name}")
@@ -207,6 +212,7 @@ class Run:
             raise OSError(f"only {free:.0f} MB are free under {self.folder}; a run needs {NEEDED_MB} MB. Delete old runs "
                           "(make clean) or set KD_RUNS to another disk.")
         refuse_other_configuration(self.folder, configuration)
+        lock.join(self.folder) if os.environ.get("KD_BATCH") else lock.refuse_if_taken(self.folder)
         write_json(self.folder / "run.json", configuration)
         set_record_aside(self.folder)
 
@@ -214,7 +220,7 @@ class Run:
         """`function(**inputs)`, or its result of an earlier run if neither its source nor its inputs have changed.
 
         A function with a parameter `folder` is handed a folder that survives an interruption (Trainer's checkpoints go
-        there). fresh=True computes again. Kept are: numbers, text, lists, dicts, arrays, tensors, DataFrames, datasets,
+        there). fresh=True computes again. A training that the deadline stopped is not kept: the next run goes on with it. Kept are: numbers, text, lists, dicts, arrays, tensors, DataFrames, datasets,
         transformers models.
         """
         from . import stages
@@ -235,12 +241,23 @@ class Run:
             work.mkdir(parents=True, exist_ok=True)
             inputs["folder"] = str(work)
         began = time.perf_counter()
+        self._note_between()
         value = function(**inputs)
         self._seconds[name] = round(time.perf_counter() - began, 2)
+        if unfinished := deadline.take():
+            self.partial[name] = unfinished
+            place = place.with_name(place.name + ".partial")
         stages.replace(place, {"value": value, "seconds": self._seconds[name]})
-        shutil.rmtree(work, ignore_errors=True)
+        if unfinished:
+            print(f"stage {name}: stopped early, {deadline.told({name: unfinished})}")
+            return stages.load(place)["value"]
+        shutil.rmtree(work, ignore_errors=True), shutil.rmtree(place.with_name(place.name + ".partial"), ignore_errors=True)
         print(f"stage {name}: done")
         return stages.load(place)["value"]
+
+    def _note_between(self) -> None:
+        if notes := deadline.take():                        # trained outside of any stage
+            self.partial["between the stages"] = self.partial.get("between the stages", []) + notes
 
     def record(self, **values) -> None:
         """Numbers (or short texts, or lists of them) that belong into this run's record; TypeError for anything else."""
@@ -253,7 +270,7 @@ class Run:
         self._tables[draw.__name__] = json.loads(table.to_json(orient="records"))
         figure = draw(table)
         figures.save_fig(figure, draw.__name__, folder=self.folder / "figures", alt=draw.alt)
-        figures.show(figure, draw.alt)
+        figures.show(figure, draw.alt + (f" (Partial: {deadline.told(self.partial)}.)" if self.partial else ""))
 
     def draft(self) -> dict:
         """The record as far as it is known now."""
@@ -263,13 +280,20 @@ class Run:
             "results": self._results, "tables": self._tables, "stage_seconds": self._seconds,
             "seconds": round(time.perf_counter() - self._began, 1), "peak_gb": round(results.peak_memory_gb(), 2),
             "device": self.device, "machine": platform.machine(), "versions": results.versions(),
-            "commit": results.commit(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+            "commit": results.commit(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **({"partial": self.partial} if self.partial else {})}
 
     def finish(self) -> dict:
-        """Write the record (atomically) and say where it is. This file and exit code 0 together mean success."""
+        """Write the record (atomically) and say where it is. This file and exit code 0 together mean success.
+
+        After a deadline it is a `record.partial.json`, which no table of runs reads.
+        """
+        self._note_between()
         record = self.draft()
-        write_json(self.folder / "record.json", record)
-        print(f"record: {self.folder.parent.name}/{self.folder.name}/record.json")
+        write_json(self.folder / (PARTIAL if self.partial else "record.json"), record)
+        if self.partial:
+            print(f"stopped early, and no result yet: {deadline.told(self.partial)}")
+        print(f"record: {self.folder.parent.name}/{self.folder.name}/{PARTIAL if self.partial else 'record.json'}")
         return record
 
 
