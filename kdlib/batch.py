@@ -283,7 +283,7 @@ def _points(path: Path, grid: dict[str, list], profile: str, fixed: dict) -> dic
     points = {}
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values))
-        name, folder = " ".join(f"{k}={v}" for k, v in point.items()), _place(path, profile, fixed | point)[1]
+        name, folder = " ".join(f"{k}={v}" for k, v in point.items()) or path.stem, _place(path, profile, fixed | point)[1]
         if folder in points:
             raise ValueError(f"the points {points[folder][0]!r} and {name!r} share the run folder {_short(folder)}: "
                              "name each value once, and no run_dir for a whole grid")
