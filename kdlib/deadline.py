@@ -79,6 +79,11 @@ def note(step: int, steps: int, epoch: float, epochs: float) -> None:
                    "epochs": round(epoch, 3), "of_epochs": round(float(epochs), 3)})
 
 
+def put(one: dict) -> None:
+    """A note that another process took."""
+    _notes.append(one)
+
+
 def take() -> list[dict]:
     """The notes since the last call."""
     taken, _notes[:] = list(_notes), []

@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from . import deadline, lock
+from . import deadline, launch, lock
 
 ROOT = Path(os.environ.get("KD_ROOT") or Path(__file__).resolve().parent.parent)
 DATA = ROOT / "data"
@@ -242,7 +242,10 @@ class Run:
             inputs["folder"] = str(work)
         began = time.perf_counter()
         self._note_between()
-        value = function(**inputs)
+        if (count := launch.processes()) > 1 and "folder" in inputs:            # a training: the other stages have nothing to share
+            value = launch.in_processes(function, inputs, self.seed, count)
+        else:
+            value = function(**inputs)
         self._seconds[name] = round(time.perf_counter() - began, 2)
         if unfinished := deadline.take():
             self.partial[name] = unfinished

@@ -45,6 +45,10 @@ class DistillationArguments(TrainingArguments):
             self.warmup_steps = self.warmup_ratio
         if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
             self.gradient_checkpointing_kwargs = {"use_reentrant": False}       # the older kind finds no gradient behind LoRA's frozen embeddings
+        if os.environ.get("KD_NPROC") and (count := int(os.environ.get("WORLD_SIZE", 1))) > 1:      # see `launch`: a step keeps its rows
+            if self.per_device_train_batch_size % count:
+                raise ValueError(f"a batch of {self.per_device_train_batch_size} rows cannot be shared by {count} processes; --nproc must divide batch_size")
+            self.per_device_train_batch_size //= count
         super().__post_init__()
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()   # else: a warning a run
         check_settings(self.temperature, self.alpha, self.divergence)

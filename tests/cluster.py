@@ -92,23 +92,23 @@ class Cluster:
     def kill_node(self) -> None:
         """The node fails: slurmd and everything that it had started is gone at once."""
         import psutil
-        slurmd = psutil.Process(self.processes["slurmd"].pid)
-        # a job's step manager leaves slurmd for init, but keeps its name and our spool folder on its command line or as its folder
-        victims = [slurmd, *slurmd.children(recursive=True)]
-        for step in self._steps():
-            victims += [step, *step.children(recursive=True)]
-        for one in victims:
+        for one in self._started():
             with suppress(psutil.NoSuchProcess):
                 one.kill()
         self.processes.pop("slurmd").wait()
 
-    def _steps(self) -> list:
-        """slurmstepds of this cluster: those whose environment or log speaks of our folder."""
+    def _started(self) -> list:
+        """slurmd and whatever it started: jobs and their step managers leave it for init, but keep our SLURM_CONF in their environment."""
         import psutil
+        spared = {os.getpid()}
+        for name in ("munged", "slurmctld"):
+            with suppress(psutil.NoSuchProcess, KeyError):
+                one = psutil.Process(self.processes[name].pid)
+                spared |= {one.pid, *(child.pid for child in one.children(recursive=True))}
         found = []
-        for process in psutil.process_iter(["name"]):
+        for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.info["name"].startswith("slurmstepd") and any(str(self.place) in (f.path or "") for f in process.open_files()):
+                if process.pid not in spared and process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]:
                     found.append(process)
         return found
 
@@ -147,9 +147,9 @@ class Cluster:
         with suppress(Exception):
             self.tell("scancel", "--user=root")
             self._until(lambda: not self.tell("squeue", "-h"), "", 15)
-        for step in self._steps():
+        for process in self._started():
             with suppress(Exception):
-                step.kill()
+                process.kill()
         for process in reversed(self.processes.values()):
             process.terminate()
         for process in self.processes.values():

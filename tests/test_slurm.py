@@ -9,9 +9,8 @@ from pathlib import Path
 
 import cluster as slurm_cluster
 import nbformat
-import psutil
 import pytest
-from test_batch import PARAMETERS, START
+from test_batch import PARAMETERS, START, alive
 
 from kdlib import batch, status
 
@@ -138,7 +137,7 @@ def test_a_cancelled_job_leaves_no_process_and_goes_on_where_it_was(node, tmp_pa
     assert len(pids) == 2
     node.tell("scancel", job)
     assert node.wait(job, 60) == {"CANCELLED"}
-    node._until(lambda: not any(map(psutil.pid_exists, pids)), f"{pids} live on", 20)
+    node._until(lambda: not any(map(alive, pids)), f"{pids} live on", 20)
     told = work.kdlib("status", "04")
     assert told.returncode in (1, 75) and "cancelled" in told.stdout.lower(), told.stdout
     done = work.kdlib("run", str(work.path), "--profile", "smoke", STEP_SECONDS="0")
@@ -184,10 +183,10 @@ def test_a_node_that_dies_and_comes_back(node, tmp_path, undisturbed):
     work.until_trained()
     pids = [pid for pid, _ in json.loads((work.folder() / "in_use.json").read_text())["pids"]]
     node.kill_node()
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
+    node._until(lambda: not any(map(alive, pids)), f"{pids} live on", 10)
     told = work.kdlib("status", "04").stdout
     assert told.startswith("failed") and "ended without a word" in told
-    time.sleep(2)
+    node._until(lambda: "down" in node.tell("sinfo", "-h", "-o", "%T"), "nobody misses the node", 90)
     node.start_node()
     assert node.wait(job, 240) == {"COMPLETED"}, work.logs()
     assert work.results() == undisturbed
