@@ -7,6 +7,7 @@
 """
 import ast
 import difflib
+import functools
 import hashlib
 import inspect
 import json
@@ -67,14 +68,13 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
     A parameter of -1 or "" means "as the profile says", so a notebook can declare all of them with plain types.
     Raises ValueError for an unknown profile, an unknown or misspelt name, a value of another type or out of its range.
     """
-    import yaml
     profile = profile or os.environ.get("KD_PROFILE") or "laptop"
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}{guess(profile, PROFILES)}")
     file = resources.files("kdlib.profiles") / f"{notebook}.yaml"
     if not file.is_file():
         raise ValueError(f"there is no profile file for the notebook {notebook!r}")
-    blocks = yaml.safe_load(file.read_text(encoding="utf8"))
+    blocks = _parsed(file.read_text(encoding="utf8"))
     settings = dict(blocks["defaults"])
     for origin, values in ((f"{notebook}.yaml, {profile}", blocks[profile] or {}), ("parameters", parameters)):
         for name, value in values.items():
@@ -91,6 +91,13 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
         if settings["method"] not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, not {settings['method']!r}{guess(settings['method'], METHODS)}")
     return {"profile": profile, **settings}
+
+
+@functools.cache
+def _parsed(text: str) -> dict:
+    """A profile file; a grid of thousands of points reads it once."""
+    import yaml
+    return yaml.safe_load(text)
 
 
 def _typed(name: str, value, example, origin: str):

@@ -90,6 +90,7 @@ def _resources(cluster: dict, asked: dict) -> dict:
         raise ValueError(f"--gres {wanted['gres']}: the partition {wanted['partition']} gives a job at most {few} GPU(s)")
     if limits.get("at_once"):
         wanted["at_once"] = min(wanted["at_once"] or limits["at_once"], limits["at_once"])
+    megabytes(wanted["mem"] or "0")
     if minutes(wanted["time"]) < SHORTEST_MINUTES:
         raise ValueError(f"--time {wanted['time']} is shorter than a notebook's start; give it {SHORTEST_MINUTES} minutes at the very least")
     return wanted
