@@ -146,7 +146,8 @@ def parser() -> argparse.ArgumentParser:
     get.add_argument("--part", action="append", help="chaosnli, mnli or minilm (default: all)")
 
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios")
-    bench.add_argument("what", nargs="?", choices=["vocab_loss"], help="one benchmark that is not part of the others: the loss at 128,256 words")
+    bench.add_argument("what", nargs="?", choices=["vocab_loss", "batch"],
+                       help="one benchmark that is not part of the others: the loss at 128,256 words, or what a batch run costs")
     bench.add_argument("--quick", action="store_true", help="leave out what takes minutes")
 
     doctor = commands.add_parser("doctor", help="check this machine, with a fix for each finding; exit code 1 if something stops the course")
@@ -248,6 +249,8 @@ def _get(given) -> int:
 def _bench(given) -> int:
     if given.what == "vocab_loss":
         from .bench_vocab import main as bench
+    elif given.what == "batch":
+        from .bench_batch import main as bench
     else:
         from .bench import main as bench
     return bench(quick=given.quick)

@@ -29,7 +29,7 @@ def acquire(folder: Path) -> None:
     try:
         for _ in range(100):
             with suppress(FileExistsError):
-                os.link(fresh, folder / NAME)                   # fails where there is one: two that come at once cannot both win
+                _link(fresh, folder / NAME)                     # fails where there is one: two that come at once cannot both win
                 return
             said = owner(folder)
             if said and _orphan(said):
@@ -42,6 +42,16 @@ def acquire(folder: Path) -> None:
         raise OSError(f"the run folder {folder} could not be taken: {NAME} comes back; another run wants it too")
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _link(fresh: Path, target: Path) -> None:
+    try:
+        os.link(fresh, target)
+    except FileExistsError:
+        raise
+    except OSError:                                             # a file system without hard links
+        with open(target, "x", encoding="utf8") as file:
+            file.write(fresh.read_text(encoding="utf8"))
 
 
 def join(folder: Path) -> None:

@@ -44,6 +44,9 @@ def load_cluster(name: str = "") -> dict:
         if type(given) is not KEYS[key]:
             hint = ': write it in quotes, for YAML reads 08:00:00 as a number' if key == "time" else ""
             raise ValueError(f"{file}: {key} must be {KEYS[key].__name__}, not {type(given).__name__} {given!r}{hint}")
+    for pair in (*cluster.get("setup", []), *cluster.get("environment", {}).values()):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            raise ValueError(f"{file}: {pair!r} should be two texts, what and why: [module purge, \"start from nothing\"]")
     return cluster
 
 

@@ -74,7 +74,8 @@ def test_what_makes_no_sense_is_refused_in_a_line(capsys, monkeypatch, fresh_run
 
 @pytest.mark.parametrize("text, hint", [
     ("partitoin: gpu", "unknown key 'partitoin'; did you mean 'partition'"), ("time: 8:00:00", "write it in quotes"), ("- a", "unknown key"),
-    ("{", "is no YAML"), ("cpus: many", "cpus must be int")])
+    ("{", "is no YAML"), ("cpus: many", "cpus must be int"),
+    ("setup: [module purge]", "two texts, what and why"), ("environment: {A: 1}", "two texts")])
 def test_a_cluster_file_is_checked(tmp_path, text, hint):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ValueError, match=hint):
