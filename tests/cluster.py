@@ -98,7 +98,8 @@ class Cluster:
         self.processes.pop("slurmd").wait()
 
     def _started(self) -> list:
-        """slurmd and whatever it started: jobs and their step managers leave it for init, but keep our SLURM_CONF in their environment."""
+        """slurmd, then step managers, then what they run. They leave slurmd for init, but a job keeps our SLURM_CONF in its environment,
+        and its parent is its step manager: which would tell the controller of its death, were it not dead before."""
         import psutil
         spared = {os.getpid()}
         for name in ("munged", "slurmctld"):
@@ -110,7 +111,13 @@ class Cluster:
             with suppress(psutil.Error):
                 if process.pid not in spared and process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]:
                     found.append(process)
-        return found
+        managers = []
+        for process in found:
+            with suppress(psutil.Error):
+                if (parent := process.parent()) and parent.name().startswith("slurmstepd") and parent not in managers:
+                    managers.append(parent)
+        daemon = [p for p in found if p.pid == self.processes["slurmd"].pid] if "slurmd" in self.processes else []
+        return [*daemon, *managers, *(p for p in found if p not in daemon)]
 
     def _daemon(self, name: str, *arguments: str) -> None:
         program = shutil.which(name, path=self.env["PATH"])
