@@ -85,7 +85,7 @@ class Work:
 
     def until_trained(self, step: int = 8) -> None:
         steps = lambda: [int(p.name.split("-")[1]) for p in self.runs.glob("*/*/stages/*.work/checkpoint-*")]
-        self.node._until(lambda: max(steps(), default=0) >= step, "no checkpoint: " + self.logs()[-800:], 90)
+        self.node._until(lambda: max(steps(), default=0) >= step, "no checkpoint: " + self.logs()[-800:], 240)
 
 
 @pytest.fixture(scope="module")
