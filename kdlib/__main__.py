@@ -2,13 +2,15 @@
 
     course   run the notebooks headless and say where the results are
     run      run one notebook            sweep    run a grid of parameters, --jobs N at a time
-    train    distil from the command line (torchrun works)
+    sbatch   write (or submit) a Slurm script for a notebook or a grid
+    status   what became of the runs     train    distil from the command line (torchrun works)
     figures  redraw the slide figures    store    keep my records as reference results
     get      fetch real rows             bench    measure speed and memory
     test     run the tests               doctor   what would stop the course here, and what fits which GPU
 """
 import argparse
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -50,6 +52,32 @@ def unique(pairs: list[tuple], option: str) -> dict:
     return dict(pairs)
 
 
+def share(text: str) -> tuple[int, int]:
+    """I/N as two numbers, 1 ≤ I ≤ N."""
+    parts = text.split("/")
+    if len(parts) != 2 or not all(p.isdecimal() for p in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} should look like 3/8, the third of eight shares")
+    return int(parts[0]), int(parts[1])
+
+
+def _how(command) -> None:
+    """What every headless run can be told."""
+    command.add_argument("--max-minutes", type=float, metavar="M", help="stop training after M minutes, score what there is, exit code 75")
+    command.add_argument("--nproc", type=int, default=1, metavar="N", help="train in N processes, one a GPU (torchrun)")
+
+
+def _apply(given) -> None:
+    """A deadline and processes reach notebooks through the environment: no notebook has to know them."""
+    from . import deadline
+    if given.nproc < 1:
+        raise ValueError(f"--nproc must be 1 or more, not {given.nproc}")
+    if given.max_minutes is not None:
+        os.environ["KD_MAX_MINUTES"] = str(given.max_minutes)
+    if given.nproc > 1:
+        os.environ["KD_NPROC"] = str(given.nproc)
+    deadline.fix()
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m kdlib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -64,18 +92,41 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("notebook")
     run.add_argument("--profile", **profile)
     run.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE")
+    for one in (course, run):
+        _how(one)
 
     sweep = commands.add_parser("sweep", help="run every point of a grid; finished points are skipped", description=(
         "Run a notebook once a point of the grid. Finished points are skipped, so the same command goes on after an "
         "interruption; a failed point stops no other one and makes the exit code 1."))
     sweep.add_argument("notebook")
     sweep.add_argument("--profile", **profile)
-    sweep.add_argument("--grid", action="append", type=axis, required=True, metavar="NAME=V1,V2,…",
+    sweep.add_argument("--grid", action="append", type=axis, default=[], metavar="NAME=V1,V2,…",
                        help="an axis; once for each parameter that varies")
     sweep.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE",
                        help="a parameter that is the same for all points")
     sweep.add_argument("--jobs", type=int, default=1, metavar="N",
                        help="points at a time; each gets cores/N threads unless OMP_NUM_THREADS is set (default: 1)")
+    sweep.add_argument("--task", type=share, default=(1, 1), metavar="I/N", help="the I-th of N shares of the points (an array task)")
+    _how(sweep)
+
+    sbatch = commands.add_parser("sbatch", help="write (or submit) a Slurm script for a notebook or a grid", description=(
+        "Print one sbatch script: an array with a task for each point of the grid. Works without Slurm; --submit hands it to sbatch."))
+    sbatch.add_argument("notebook")
+    sbatch.add_argument("--profile", **profile)
+    sbatch.add_argument("--grid", action="append", type=axis, default=[], metavar="NAME=V1,V2,…", help="an axis; once for each parameter that varies")
+    sbatch.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE")
+    sbatch.add_argument("--cluster", default="", metavar="NAME|FILE.yaml", help="explorer, or a YAML file of yours: partition, limits, modules, …")
+    for option, words in (("partition", "the queue, such as gpu"), ("gres", "such as gpu:a100:1"), ("time", "limit, 08:00:00"), ("mem", "such as 64G")):
+        sbatch.add_argument(f"--{option}", default="", help=words)
+    sbatch.add_argument("--cpus", type=int, metavar="N", help="cores")
+    sbatch.add_argument("--at-once", type=int, metavar="N", help="array tasks that run at a time (Slurm's %%N)")
+    sbatch.add_argument("--until-done", action="store_true", help="a job that the limit stops requeues itself and goes on")
+    sbatch.add_argument("--nproc", type=int, default=1, metavar="N", help="train in N processes, one a GPU (torchrun)")
+    sbatch.add_argument("--submit", action="store_true", help="hand it to sbatch and print the job's number")
+    sbatch.add_argument("--yes", action="store_true", help="yes, more than 1,000 points")
+
+    status = commands.add_parser("status", help="what became of the runs: done, running, partial, failed and why")
+    status.add_argument("notebook", nargs="?", default="", help="one notebook's runs (default: all)")
 
     train = commands.add_parser("train", help="distil from the command line; --help lists Trainer's options too", add_help=False)
     train.add_argument("rest", nargs=argparse.REMAINDER)
@@ -99,7 +150,8 @@ def parser() -> argparse.ArgumentParser:
     get.add_argument("--part", action="append", help="chaosnli, mnli or minilm (default: all)")
 
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios")
-    bench.add_argument("what", nargs="?", choices=["vocab_loss"], help="one benchmark that is not part of the others: the loss at 128,256 words")
+    bench.add_argument("what", nargs="?", choices=["vocab_loss", "batch"],
+                       help="one benchmark that is not part of the others: the loss at 128,256 words, or what a batch run costs")
     bench.add_argument("--quick", action="store_true", help="leave out what takes minutes")
     bench.add_argument("--out", type=Path, help="of vocab_loss: keep its table in this file too")
 
@@ -131,24 +183,47 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _course(given) -> int:
     from . import batch
+    _apply(given)
     return batch.course(given.profile, tuple(given.notebooks) or batch.COURSE, inplace=given.inplace)
 
 
 def _run(given) -> int:
     from . import batch
+    _apply(given)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)          # Slurm's scancel and a plain kill end it as Ctrl-C does
     outcome = batch.run_notebook(given.notebook, given.profile, {k: value(v) for k, v in unique(given.parameters, "-p").items()})
     print(f"executed notebook  {outcome.executed}")
     if outcome.code:
-        print(f"failed ({outcome.code}): {outcome.error}", file=sys.stderr)
+        print(f"{'unfinished' if outcome.code == batch.STOPPED else 'failed'} ({outcome.code}): {outcome.error}", file=sys.stderr)
     return outcome.code
 
 
 def _sweep(given) -> int:
     from . import batch
+    if not given.grid and given.task != (1, 1):
+        raise ValueError("--task is a share of a grid: give --grid")
+    _apply(given)
     grid = {name: [value(v) for v in values] for name, values in unique(given.grid, "--grid").items()}
     parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
     signal.signal(signal.SIGTERM, signal.default_int_handler)          # Slurm's scancel and a plain kill end it as Ctrl-C does
-    return batch.sweep(given.notebook, grid, given.profile, parameters=parameters, jobs=given.jobs)
+    return batch.sweep(given.notebook, grid, given.profile, parameters=parameters, jobs=given.jobs, task=given.task)
+
+
+def _sbatch(given) -> int:
+    from . import slurm
+    grid = {name: [value(v) for v in values] for name, values in unique(given.grid, "--grid").items()}
+    parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
+    text = slurm.script(given.notebook, given.profile, grid=grid, parameters=parameters, cluster=slurm.load_cluster(given.cluster),
+                        until_done=given.until_done, nproc=given.nproc, yes=given.yes, partition=given.partition, gres=given.gres,
+                        time=given.time, mem=given.mem, cpus=given.cpus, at_once=given.at_once,
+                        command=shlex.join(["python", "-m", "kdlib", *sys.argv[1:]]))
+    print(slurm.submit(text) if given.submit else text, end="\n" if given.submit else "")
+    return 0
+
+
+def _status(given) -> int:
+    from . import status
+    return status.main(given.notebook)
 
 
 def _figures(given) -> int:
@@ -191,7 +266,10 @@ def _bench(given) -> int:
         return vocab_loss(given.quick, given.out)
     if given.out:
         raise ValueError("--out is for vocab_loss alone; the other benchmarks print their lines")
-    from .bench import main as bench
+    if given.what == "batch":
+        from .bench_batch import main as bench
+    else:
+        from .bench import main as bench
     return bench(quick=given.quick)
 
 
@@ -207,7 +285,7 @@ def _test(given) -> int:
     return subprocess.run([sys.executable, "-m", "pytest", "-m", "slow" if given.slow else "not slow"], cwd=ROOT).returncode
 
 
-COMMANDS = {"course": _course, "run": _run, "sweep": _sweep, "figures": _figures, "store": _store, "get": _get,
+COMMANDS = {"course": _course, "run": _run, "sweep": _sweep, "sbatch": _sbatch, "status": _status, "figures": _figures, "store": _store, "get": _get,
             "bench": _bench, "doctor": _doctor, "test": _test}
 
 def command() -> int:

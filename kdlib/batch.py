@@ -1,8 +1,12 @@
 """Notebooks without a browser: one, the whole course, or a sweep, through papermill; trusted only with exit code *and* record.
 
 papermill's cell status lies after a killed kernel (every cell "completed"), so it is never read.
+
+Exit codes, of `run`, `sweep` and the jobs of `sbatch`: 0 done, 1 failed, 2 refused before anything ran, 75 stopped early (by a
+deadline; the same command goes on), 130 interrupted, 138 the kernel was killed.
 """
 import ast
+import functools
 import itertools
 import json
 import os
@@ -19,11 +23,12 @@ from typing import NamedTuple
 
 import yaml
 
-from .run import (ROOT, checked_seed, guess, refuse_missing_paths, refuse_other_configuration, run_folder, runs_root, set_record_aside,
-                  settings_of, writable)
+from . import deadline, lock
+from .run import (PARTIAL, ROOT, checked_seed, guess, refuse_missing_paths, refuse_other_configuration, run_folder, runs_root, set_record_aside,
+                  settings_of, writable, write_json)
 
 COURSE = tuple(path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
-OK, FAILED, KILLED = 0, 1, 138
+OK, FAILED, REFUSED, STOPPED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130, 138
 
 
 class Outcome(NamedTuple):
@@ -55,7 +60,8 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
                  stop: threading.Event | None = None) -> Outcome:
     """Check the parameters, execute the notebook in a process of its own, look for its record.
 
-    Raises ValueError before anything runs when a parameter is unknown or of another type. The executed copy lies at
+    Raises ValueError before anything runs when a parameter is unknown or of another type, OSError when another live run has
+    the folder. A deadline (see `deadline`) makes it code 75 and a partial record. The executed copy lies at
     `executed`, by default in the run's folder. `threads` is the kernel's OMP_NUM_THREADS unless the environment has one (0:
     torch takes every core); setting `stop` from another thread ends the run with KeyboardInterrupt.
     """
@@ -68,14 +74,38 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     refuse_missing_paths(configuration["settings"])
     executed = executed or folder / path.name
     writable(folder)
+    lock.acquire(folder)
+    try:
+        outcome = _run_in(folder, path, executed, {"profile": profile, **parameters}, {
+            "KD_RUNS": str(runs or runs_root()), "TOKENIZERS_PARALLELISM": "false", "KD_BATCH": "1", "PYTHONNOUSERSITE": "1",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1"}, timeout, threads, stop)
+        _tell(folder, outcome.code, outcome.error, outcome.seconds)
+        return outcome
+    except KeyboardInterrupt:
+        _tell(folder, INTERRUPTED, "interrupted; the same command goes on from its last checkpoint")
+        raise
+    finally:
+        lock.release(folder)
+
+
+def _tell(folder: Path, code: int, error: str, seconds: float = 0.0) -> None:
+    """How a run ended, for `status`."""
+    write_json(folder / "outcome.json", {"code": code, "error": error, "seconds": round(seconds, 1), "job": lock.job(),
+                                         "log": os.environ.get("KD_LOG", ""), "ended": time.time()})
+
+
+def _run_in(folder: Path, path: Path, executed: Path, parameters: dict, variables: dict, timeout: int | None, threads: int,
+            stop: threading.Event | None) -> Outcome:
+    """Execute the notebook in a folder that is ours."""
     executed.parent.mkdir(parents=True, exist_ok=True)
     set_record_aside(folder)
+    (folder / "outcome.json").unlink(missing_ok=True)
     given = executed.with_suffix(".parameters.yaml")
     # through yaml, not json: papermill reads this file as YAML 1.1, where 2e-05 is a text and 2.0e-05 a number
-    given.write_text(yaml.safe_dump({"profile": profile, **parameters}), encoding="utf8")
-    environment = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ | {
-        "KD_RUNS": str(runs or runs_root()), "TOKENIZERS_PARALLELISM": "false", "KD_BATCH": "1", "PYTHONNOUSERSITE": "1",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    given.write_text(yaml.safe_dump(parameters), encoding="utf8")
+    environment = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ | variables
+    if (when := deadline.at()) is not None:
+        environment["KD_DEADLINE"] = f"{when:.0f}"
     command = [sys.executable, "-m", "kdlib.kernel", str(path), str(executed), "--cwd", str(path.parent), "-k", "python3",
                "-f", str(given), "--no-progress-bar", "--log-level", "ERROR", "--start-timeout", "300"]
     began = time.perf_counter()
@@ -84,11 +114,14 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     finally:
         given.unlink(missing_ok=True)
     seconds = time.perf_counter() - began
-    record = json.loads((folder / "record.json").read_text(encoding="utf8")) if (folder / "record.json").exists() else None
-    code = returned if returned or record else FAILED
+    found = next((f for f in (folder / "record.json", folder / PARTIAL) if f.exists()), None)
+    record = json.loads(found.read_text(encoding="utf8")) if found else None
+    code = returned or (FAILED if not record else STOPPED if found.name == PARTIAL else OK)
     error = "" if code == OK else _last_line(stderr) or "the notebook wrote no record"
     if code == KILLED:
         error = "the kernel was killed: most likely the machine ran out of memory"
+    if code == STOPPED:
+        error = f"stopped early, {deadline.told(record['partial'])}; the same command goes on from there"
     return Outcome(path.stem, code, record, seconds, (record or {}).get("peak_gb", 0.0), executed, error)
 
 
@@ -103,13 +136,19 @@ def _place(path: Path, profile: str, parameters: dict, runs: Path | None = None)
 
 def _refuse_undeclared(path: Path, parameters: dict) -> None:
     """ValueError for a name that the notebook's parameters cell lacks: the kernel would start, and stop at it."""
-    import nbformat
-    cells = [c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])]
-    names = [node.target.id for c in cells for node in ast.parse(c.source).body if isinstance(node, ast.AnnAssign)]
+    names = _declared(path, path.stat().st_mtime_ns)
     for name in parameters:
         if name not in names:
             raise ValueError(f"unknown parameter {name!r}{guess(name, names)}; {path.stem} takes {', '.join(names)}. "
                              f"What else its profile sets is changed in kdlib/profiles/{path.stem}.yaml")
+
+
+@functools.cache
+def _declared(path: Path, written: int) -> list[str]:
+    """The names in a notebook's parameters cell; a grid of thousands asks once."""
+    import nbformat
+    cells = [c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", [])]
+    return [node.target.id for c in cells for node in ast.parse(c.source).body if isinstance(node, ast.AnnAssign)]
 
 
 def _refuse_placeholders(parameters: dict) -> None:
@@ -187,21 +226,22 @@ def refresh(path: Path, profile: str) -> int:
 
 
 def sweep(notebook: str | Path, grid: dict[str, list], profile: str = "", *, parameters: dict | None = None,
-          jobs: int = 1) -> int:
+          jobs: int = 1, task: tuple[int, int] = (1, 1)) -> int:
     """Every point of the grid, `jobs` at a time; finished points are skipped, failed ones told at the end. The exit code.
 
     `parameters` are the same for all points. Raises ValueError before anything runs (see `_points`). Ctrl-C ends what is
     running and keeps what is finished: the same call goes on from there. A finished point is skipped whichever version of the
-    notebook computed it; delete its folder to run it again.
+    notebook computed it; delete its folder to run it again. task: (i, n) runs the i-th of n shares of the grid (an array task of
+    a Slurm job): its points i, i + n, i + 2n, …
     """
     from tqdm import tqdm
     if jobs < 1:
         raise ValueError(f"jobs must be 1 or more, not {jobs}")
     path = notebook_path(notebook)
-    points = _points(path, grid, profile, parameters or {})
+    points = dict(list(_points(path, grid, profile, parameters or {}).items())[task[0] - 1::task[1]])
     jobs = min(jobs, max(1, sum(not _finished(folder) for folder in points)))
     # torch takes every core; several that do so at once wait for each other and are many times slower than one by one
-    threads, failed, stop = max(1, _cores() // jobs) if jobs > 1 else 0, [], threading.Event()
+    threads, failed, codes, stop = max(1, _cores() // jobs) if jobs > 1 else 0, [], {OK}, threading.Event()
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(points), unit="run", disable=not sys.stderr.isatty()) as bar:
         def say(text):
             bar.write(text, file=sys.stdout)                    # above the bar, if there is one
@@ -211,8 +251,9 @@ def sweep(notebook: str | Path, grid: dict[str, list], profile: str = "", *, par
         try:
             while running:
                 for done in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                    name, (error, told) = running.pop(done), done.result()
-                    failed += [f"{name}: {error}"] if error else []
+                    name, (code, error, told) = running.pop(done), done.result()
+                    codes.add(code)
+                    failed += [f"{'unfinished' if code == STOPPED else 'failed'}: {name}: {error}"] if error else []
                     say(f"[{len(points) - len(running)}/{len(points)}] {name}: {told}")
                     bar.update()
                 bar.refresh()                                   # its clock
@@ -224,8 +265,10 @@ def sweep(notebook: str | Path, grid: dict[str, list], profile: str = "", *, par
         finally:
             say(f"{sum(map(_finished, points))} of {len(points)} points have a record")
             for told in failed:
-                say(f"failed: {told}")
-    return FAILED if failed else OK
+                say(told)
+    if len(points) == 1:
+        return max(codes)                                       # an array task tells Slurm what became of its one point
+    return OK if codes == {OK} else STOPPED if codes <= {OK, STOPPED} else FAILED
 
 
 def _points(path: Path, grid: dict[str, list], profile: str, fixed: dict) -> dict[Path, tuple[str, dict]]:
@@ -240,7 +283,7 @@ def _points(path: Path, grid: dict[str, list], profile: str, fixed: dict) -> dic
     points = {}
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values))
-        name, folder = " ".join(f"{k}={v}" for k, v in point.items()), _place(path, profile, fixed | point)[1]
+        name, folder = " ".join(f"{k}={v}" for k, v in point.items()) or path.stem, _place(path, profile, fixed | point)[1]
         if folder in points:
             raise ValueError(f"the points {points[folder][0]!r} and {name!r} share the run folder {_short(folder)}: "
                              "name each value once, and no run_dir for a whole grid")
@@ -250,17 +293,21 @@ def _points(path: Path, grid: dict[str, list], profile: str, fixed: dict) -> dic
     return points
 
 
-def _point(path: Path, profile: str, parameters: dict, folder: Path, **how) -> tuple[str, str]:
-    """(error or "", what to say) of one point of a sweep; nothing but an interruption stops the others."""
+def _point(path: Path, profile: str, parameters: dict, folder: Path, **how) -> tuple[int, str, str]:
+    """(exit code, error or "", what to say) of one point of a sweep; nothing but an interruption stops the others."""
     if _finished(folder):
-        return "", "finished earlier"
+        return OK, "", "finished earlier"
+    if deadline.passed():
+        return STOPPED, "not begun: no time is left", "not begun, for no time is left; the same command goes on here"
     try:
         outcome = run_notebook(path, profile, parameters, **how)
+    except (ValueError, OSError) as error:
+        return REFUSED, f"{type(error).__name__}: {error}", f"REFUSED: {error}"
     except Exception as error:
-        return f"{type(error).__name__}: {error}", f"FAILED: {error}"
+        return FAILED, f"{type(error).__name__}: {error}", f"FAILED: {error}"
     if outcome.code:
-        return outcome.error, f"FAILED ({outcome.code}): {outcome.error}"
-    return "", f"{outcome.seconds:.0f} s, {outcome.peak_gb:.1f} GB"
+        return outcome.code, outcome.error, f"{'FAILED' if outcome.code != STOPPED else 'UNFINISHED'} ({outcome.code}): {outcome.error}"
+    return OK, "", f"{outcome.seconds:.0f} s, {outcome.peak_gb:.1f} GB"
 
 
 def _finished(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
     python -m kdlib bench            everything, minutes        python -m kdlib bench --quick        seconds
     python -m kdlib bench vocab_loss     the loss at 128,256 words, against other libraries (bench_vocab.py)
+    python -m kdlib bench batch          a batch run beside its bare training, and status (bench_batch.py)
 """
 import subprocess
 import sys

@@ -7,6 +7,7 @@
 """
 import ast
 import difflib
+import functools
 import hashlib
 import inspect
 import json
@@ -24,9 +25,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from . import deadline, launch, lock
+
 ROOT = Path(os.environ.get("KD_ROOT") or Path(__file__).resolve().parent.parent)
 DATA = ROOT / "data"
 PROFILES = ("smoke", "laptop", "lab", "full")
+PARTIAL = "record.partial.json"              # the record of a run that the deadline stopped: no success, and never among the others
 NEEDED_MB = 200                             # below this much free disk, a run refuses to start
 _positive, _share, _count = ((lambda v: v > 0, "above 0"), (lambda v: 0 <= v <= 1, "in [0, 1]"), (lambda v: v >= 0, "a count, or 0 for all"))
 
@@ -64,14 +68,13 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
     A parameter of -1 or "" means "as the profile says", so a notebook can declare all of them with plain types.
     Raises ValueError for an unknown profile, an unknown or misspelt name, a value of another type or out of its range.
     """
-    import yaml
     profile = profile or os.environ.get("KD_PROFILE") or "laptop"
     if profile not in PROFILES:
         raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}{guess(profile, PROFILES)}")
     file = resources.files("kdlib.profiles") / f"{notebook}.yaml"
     if not file.is_file():
         raise ValueError(f"there is no profile file for the notebook {notebook!r}")
-    blocks = yaml.safe_load(file.read_text(encoding="utf8"))
+    blocks = _parsed(file.read_text(encoding="utf8"))
     settings = dict(blocks["defaults"])
     for origin, values in ((f"{notebook}.yaml, {profile}", blocks[profile] or {}), ("parameters", parameters)):
         for name, value in values.items():
@@ -89,6 +92,13 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
         if settings["method"] not in known:
             raise ValueError(f"method must be one of {', '.join(known)}, not {settings['method']!r}{guess(settings['method'], known)}")
     return {"profile": profile, **settings}
+
+
+@functools.cache
+def _parsed(text: str) -> dict:
+    """A profile file; a grid of thousands of points reads it once."""
+    import yaml
+    return yaml.safe_load(text)
 
 
 def _typed(name: str, value, example, origin: str):
@@ -175,6 +185,7 @@ def set_record_aside(folder: Path) -> None:
     """A record means success: an old one must not vouch for the run that begins now, and is not lost either."""
     if (folder / "record.json").exists():
         (folder / "record.json").replace(folder / "record.previous.json")
+    (folder / PARTIAL).unlink(missing_ok=True)
 
 
 def set_seed(seed: int) -> None:
@@ -194,6 +205,7 @@ class Run:
         self.folder = run_folder(notebook, profile, seed, settings, run_dir)
         self._open({"notebook": notebook, "profile": profile, "seed": seed, "settings": settings})
         self._results, self._tables, self._seconds, self._began = {}, {}, {}, time.perf_counter()
+        self.partial, _ = {}, deadline.take()               # {stage: what the deadline left undone}
         set_seed(seed)
         figures.style()
         print(f"{notebook} · profile {profile} · seed {seed}\nrun folder: {self.folder.parent.name}/{self.folder.name}")
@@ -208,6 +220,7 @@ class Run:
             raise OSError(f"only {free:.0f} MB are free under {self.folder}; a run needs {NEEDED_MB} MB. Delete old runs "
                           "(make clean) or set KD_RUNS to another disk.")
         refuse_other_configuration(self.folder, configuration)
+        lock.join(self.folder) if os.environ.get("KD_BATCH") else lock.refuse_if_taken(self.folder)
         write_json(self.folder / "run.json", configuration)
         set_record_aside(self.folder)
 
@@ -215,7 +228,7 @@ class Run:
         """`function(**inputs)`, or its result of an earlier run if neither its source nor its inputs have changed.
 
         A function with a parameter `folder` is handed a folder that survives an interruption (Trainer's checkpoints go
-        there). fresh=True computes again. Kept are: numbers, text, lists, dicts, arrays, tensors, DataFrames, datasets,
+        there). fresh=True computes again. A training that the deadline stopped is not kept: the next run goes on with it. Kept are: numbers, text, lists, dicts, arrays, tensors, DataFrames, datasets,
         transformers models.
         """
         from . import stages
@@ -236,12 +249,26 @@ class Run:
             work.mkdir(parents=True, exist_ok=True)
             inputs["folder"] = str(work)
         began = time.perf_counter()
-        value = function(**inputs)
+        self._note_between()
+        if (count := launch.processes()) > 1 and "folder" in inputs:            # a training: the other stages have nothing to share
+            value = launch.in_processes(function, inputs, self.seed, count)
+        else:
+            value = function(**inputs)
         self._seconds[name] = round(time.perf_counter() - began, 2)
+        if unfinished := deadline.take():
+            self.partial[name] = unfinished
+            place = place.with_name(place.name + ".partial")
         stages.replace(place, {"value": value, "seconds": self._seconds[name]})
-        shutil.rmtree(work, ignore_errors=True)
+        if unfinished:
+            print(f"stage {name}: stopped early, {deadline.told({name: unfinished})}")
+            return stages.load(place)["value"]
+        shutil.rmtree(work, ignore_errors=True), shutil.rmtree(place.with_name(place.name + ".partial"), ignore_errors=True)
         print(f"stage {name}: done")
         return stages.load(place)["value"]
+
+    def _note_between(self) -> None:
+        if notes := deadline.take():                        # trained outside of any stage
+            self.partial["between the stages"] = self.partial.get("between the stages", []) + notes
 
     def record(self, **values) -> None:
         """Numbers (or short texts, or lists of them) that belong into this run's record; TypeError for anything else."""
@@ -254,7 +281,7 @@ class Run:
         self._tables[draw.__name__] = json.loads(table.to_json(orient="records"))
         figure = draw(table)
         figures.save_fig(figure, draw.__name__, folder=self.folder / "figures", alt=draw.alt)
-        figures.show(figure, draw.alt)
+        figures.show(figure, draw.alt + (f" (Partial: {deadline.told(self.partial)}.)" if self.partial else ""))
 
     def draft(self) -> dict:
         """The record as far as it is known now."""
@@ -264,13 +291,20 @@ class Run:
             "results": self._results, "tables": self._tables, "stage_seconds": self._seconds,
             "seconds": round(time.perf_counter() - self._began, 1), "peak_gb": round(results.peak_memory_gb(), 2),
             "device": self.device, "machine": platform.machine(), "versions": results.versions(),
-            "commit": results.commit(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+            "commit": results.commit(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **({"partial": self.partial} if self.partial else {})}
 
     def finish(self) -> dict:
-        """Write the record (atomically) and say where it is. This file and exit code 0 together mean success."""
+        """Write the record (atomically) and say where it is. This file and exit code 0 together mean success.
+
+        After a deadline it is a `record.partial.json`, which no table of runs reads.
+        """
+        self._note_between()
         record = self.draft()
-        write_json(self.folder / "record.json", record)
-        print(f"record: {self.folder.parent.name}/{self.folder.name}/record.json")
+        write_json(self.folder / (PARTIAL if self.partial else "record.json"), record)
+        if self.partial:
+            print(f"stopped early, and no result yet: {deadline.told(self.partial)}")
+        print(f"record: {self.folder.parent.name}/{self.folder.name}/{PARTIAL if self.partial else 'record.json'}")
         return record
 
 

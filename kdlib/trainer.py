@@ -6,7 +6,9 @@
 
 As a command: `python -m kdlib train --help` (every TrainingArguments option, and ours).
 """
+import os
 import shutil
+import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 from transformers.trainer_utils import get_last_checkpoint
 
-from . import causal
+from . import causal, checkpoints
 from .answers import TEACHER_LOGITS, teacher_logits
 from .losses import check_settings, distillation_loss
 from .models import check_pair, forward_inputs
@@ -34,15 +36,24 @@ class DistillationArguments(TrainingArguments):
     report_to: str | None = field(default="none", metadata={"help": "trackers, as in TrainingArguments"})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "as in TrainingArguments"})
     warmup_ratio: float = field(default=0.0, metadata={"help": "share of the steps in which the learning rate rises"})
+    checkpoint_minutes: float = field(default_factory=lambda: float(os.environ.get("KD_CHECKPOINT_MINUTES", 10)),
+                                      metadata={"help": "fit() saves this often, whatever save_strategy says; 0: never"})
+    max_minutes: float = field(default=0.0, metadata={"help": "stop, save and evaluate after so many minutes; 0: when all is done"})
 
     def __post_init__(self):
         if "warmup_ratio" not in TrainingArguments.__dataclass_fields__ and self.warmup_ratio:      # transformers 5: one field for both
             self.warmup_steps = self.warmup_ratio
         if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
             self.gradient_checkpointing_kwargs = {"use_reentrant": False}       # the older kind finds no gradient behind LoRA's frozen embeddings
+        if os.environ.get("KD_NPROC") and (count := int(os.environ.get("WORLD_SIZE", 1))) > 1:      # see `launch`: a step keeps its rows
+            if self.per_device_train_batch_size % count:
+                raise ValueError(f"a batch of {self.per_device_train_batch_size} rows cannot be shared by {count} processes; --nproc must divide batch_size")
+            self.per_device_train_batch_size //= count
         super().__post_init__()
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()   # else: a warning a run
         check_settings(self.temperature, self.alpha, self.divergence)
+        if not (self.checkpoint_minutes >= 0 and self.max_minutes >= 0):
+            raise ValueError(f"checkpoint_minutes and max_minutes must be 0 or more, not {self.checkpoint_minutes:g} and {self.max_minutes:g}")
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor would be ignored: the loss is ours. Label smoothing ε is alpha = ε, "
                              "T = 1 and a teacher whose logits are all equal; pass them as a `teacher_logits` column.")
@@ -92,6 +103,8 @@ class DistillationTrainer(Trainer):
         self._parts = {"ce": {}, "kd": {}}                      # {step: the sum of its batches' shares}, until logged
         if self.pop_callback(PrinterCallback):                  # with tqdm off: a line a log, not a dict
             self.add_callback(Progress())
+        self._clock, self._staging = checkpoints.Clock(self.args.max_minutes), None
+        self.add_callback(self._clock)
         self._eval_teacher_logits = {}
         # a plain attribute of a plain dict: the teacher must not become a submodule of anything that is saved
         self._teacher = {"model": None}
@@ -266,10 +279,52 @@ class DistillationTrainer(Trainer):
     # -- running -----------------------------------------------------------------------------------------------------
 
     def fit(self):
-        """`train()`, from the newest checkpoint in the output folder that can be read; unreadable ones are set aside."""
+        """`train()`, from the newest checkpoint in the output folder that can be read; unreadable ones are set aside.
+
+        Saves by the clock on the way. When the deadline stops it, it evaluates what there is, and `stopped` is true.
+        """
         with self.args.main_process_first():                    # one sets broken ones aside, then all find the same
             checkpoint = None if self.args.save_only_model else newest_checkpoint(self.args.output_dir)
-        return self.train(resume_from_checkpoint=checkpoint)
+        if checkpoint:
+            self._parts = checkpoints.read_parts(checkpoint, self.args.process_index, self.args.device)
+        self._clock.minutes = 0.0 if self.args.save_only_model else self.args.checkpoint_minutes
+        output = self.train(resume_from_checkpoint=checkpoint)
+        if self.stopped and self.eval_dataset is not None:
+            self.evaluate()
+        elif not self.stopped and self.args.save_strategy == "no" and self.is_world_process_zero():
+            for saved in Path(self.args.output_dir).glob("checkpoint-[0-9]*"):      # by the clock: nobody asked for them
+                shutil.rmtree(saved, ignore_errors=True)
+        return output
+
+    @property
+    def stopped(self) -> bool:
+        """Was the last training stopped by the deadline?"""
+        return self._clock.stopped
+
+    def _get_output_dir(self, trial):
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        """Trainer's, but written beside and then renamed: whoever looks sees a whole checkpoint or none."""
+        if self.args.metric_for_best_model:                     # its path stands inside the checkpoint
+            return super()._save_checkpoint(model, trial)
+        folder = Path(super()._get_output_dir(trial))
+        staged = folder / "saving" / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(staged.parent, ignore_errors=True)    # of one that was killed
+        self.accelerator.wait_for_everyone()
+        self._staging = str(staged.parent)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        if not self.args.save_only_model:
+            checkpoints.write_parts(self._parts, staged, self.args.process_index)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            limit = self.args.save_total_limit or (2 if self.args.save_strategy == "no" else None)
+            checkpoints.publish(staged, limit and max(2, limit))
+        self.accelerator.wait_for_everyone()
 
 
 METHODS = ("kd", "ce", "label_smoothing", "shuffled", "shuffled_doubt")
@@ -377,11 +432,25 @@ def _whole(checkpoint: Path) -> bool:
 
 
 class Progress(TrainerCallback):
-    """One line a log: a silent cell looks hung, and papermill saves only when a kernel speaks."""
+    """One line a log: a silent cell looks hung, and papermill saves only when a kernel speaks.
+
+    In a batch run also a line whenever 20 seconds went by without one.
+    """
+
+    spoke = 0.0
+
+    def on_train_begin(self, args, state, control, **kw):
+        self.spoke = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kw):
+        if os.environ.get("KD_BATCH") and state.is_world_process_zero and time.monotonic() - self.spoke >= 20:
+            self.spoke = time.monotonic()
+            print(f"step {state.global_step:>5}/{state.max_steps}", flush=True)
 
     def on_log(self, args, state, control, logs=None, **kw):
         if logs and "loss" in logs and state.is_world_process_zero:
             parts = "  ".join(f"{k} {logs[k]:.3f}" for k in ("loss", "ce", "kd") if k in logs)
+            self.spoke = time.monotonic()
             print(f"step {state.global_step:>5}/{state.max_steps}  {parts}", flush=True)
 
     def on_evaluate(self, args, state, control, metrics=None, **kw):

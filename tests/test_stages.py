@@ -335,7 +335,7 @@ def test_a_stage_killed_in_the_middle_of_training_ends_bit_equal(tmp_path, monke
     whole = stage_script.main(str(tmp_path))
     monkeypatch.setenv("KD_RUNS", str(tmp_path / "killed"))
     killed = subprocess.run([sys.executable, "-c", f"import stage_script; stage_script.main({str(tmp_path)!r})"], cwd=tmp_path,
-                            capture_output=True, text=True, env=os.environ | {"KILL_AT": "11", "PYTHONPATH": str(tmp_path)})
+                            capture_output=True, text=True, env=os.environ | {"KILL_AT": "11", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
     assert killed.returncode == -9, killed.stderr
     assert {p.name for p in tmp_path.glob("killed/*/*/stages/*.work/checkpoint-*")} == {"checkpoint-4", "checkpoint-8"}
     capsys.readouterr()

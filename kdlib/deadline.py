@@ -1,0 +1,96 @@
+"""When a run must stop, and what it had to leave unfinished. No torch here.
+
+A deadline comes from `KD_DEADLINE` (seconds since 1970), from `KD_MAX_MINUTES`, or from the Slurm job that we run in. The trainer
+stops in time (`checkpoints`), notes here how far it came, and the run's record says so.
+"""
+import os
+import subprocess
+import sys
+import time
+
+MARGIN_SECONDS = 600                        # what a notebook gets to score and draw after its training was stopped
+_notes: list[dict] = []                     # trainings that were stopped early, since the last `take`
+
+
+def slurm_end(job: str, began: float | None = None, *, now: float | None = None) -> float | None:
+    """When Slurm will end this job, by this machine's clock (seconds since 1970); None without limit, or without Slurm.
+
+    began: when the job's script started, by this machine's clock. Slurm's times are its controller's; only their difference is
+    used then, so that a node whose clock is wrong stops neither too early nor too late.
+    """
+    try:
+        told = subprocess.run(["squeue", "-h", "-j", job, "-o", "%S %e"], capture_output=True, text=True, timeout=30,
+                              env=os.environ | {"SLURM_TIME_FORMAT": "%s"}).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        told = []
+    if len(told) < 2 or not all(t.isdigit() for t in told[:2]):
+        given = os.environ.get("SLURM_JOB_END_TIME", "")        # newer versions set it; squeue may be missing on a node
+        return float(given) if given.isdigit() else None
+    start, end = map(float, told[:2])
+    if began is None:
+        return end
+    if abs(began - start) > 120:
+        print(f"this machine's clock is {began - start:+.0f} s off the cluster's; the job's end is counted from its start", file=sys.stderr)
+    return began + (end - start)
+
+
+def at() -> float | None:
+    """When training must stop (seconds since 1970, this machine's clock); None: whenever it is done.
+
+    The environment is read anew each time. ValueError for a `KD_DEADLINE` or `KD_MAX_MINUTES` that is no number above 0.
+    """
+    if "KD_DEADLINE" in os.environ:
+        return _positive("KD_DEADLINE")
+    ends = []
+    if "KD_MAX_MINUTES" in os.environ:
+        ends.append(time.time() + 60 * _positive("KD_MAX_MINUTES"))
+    if job := os.environ.get("SLURM_JOB_ID"):
+        began = float(os.environ["KD_JOB_BEGAN"]) if "KD_JOB_BEGAN" in os.environ else None
+        if (end := slurm_end(job, began)) is not None:
+            ends.append(end - float(os.environ.get("KD_MARGIN", MARGIN_SECONDS)))
+    return min(ends, default=None)
+
+
+def _positive(name: str) -> float:
+    try:
+        value = float(os.environ[name])
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a number above 0, not {os.environ[name]!r}")
+    return value
+
+
+def fix() -> None:
+    """Fix the deadline now, for this process and those that it starts: minutes count from here, and squeue is asked once."""
+    if (when := at()) is not None:
+        os.environ["KD_DEADLINE"] = f"{when:.0f}"
+
+
+def passed() -> bool:
+    return (when := at()) is not None and time.time() >= when
+
+
+# -- what was left unfinished ------------------------------------------------------------------------------------------
+
+def note(step: int, steps: int, epoch: float, epochs: float) -> None:
+    """A training was stopped after `step` of `steps`."""
+    _notes.append({"step": step, "steps": steps, "share": round(step / max(1, steps), 4),
+                   "epochs": round(epoch, 3), "of_epochs": round(float(epochs), 3)})
+
+
+def put(one: dict) -> None:
+    """A note that another process took."""
+    _notes.append(one)
+
+
+def take() -> list[dict]:
+    """The notes since the last call."""
+    taken, _notes[:] = list(_notes), []
+    return taken
+
+
+def told(partial: dict[str, list[dict]]) -> str:
+    """One line: {stage: notes} as "student: 30 % of its training (0.9 of 3 epochs)"."""
+    of = lambda n: "of the data" if n["of_epochs"] == 1 else f"of its training ({n['epochs']:g} of {n['of_epochs']:g} epochs)"
+    return "; ".join(f"{stage}: {100 * n['share']:.0f} % {of(n)}" for stage, notes in partial.items() for n in notes)

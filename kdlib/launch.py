@@ -1,0 +1,90 @@
+"""A stage's training in several processes, one a GPU, under torchrun: `--nproc N`, and no notebook has to know.
+
+A notebook's kernel holds one process, with CUDA perhaps at work already, so nothing can be forked from it. The stage's function and
+its inputs are handed over in a file instead, each process calls the function, and the first one's value comes back.
+`DistillationArguments` then divides the batch among the processes: the step reads the same rows as it does in one process.
+"""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from . import deadline
+
+
+def processes() -> int:
+    """How many processes a training stage is to have: `$KD_NPROC`, and 1 inside of one of them."""
+    text = os.environ.get("KD_NPROC") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"KD_NPROC must be a whole number from 1 on, not {text!r}")
+    return 1 if "RANK" in os.environ else int(text)
+
+
+def in_processes(function, inputs: dict, seed: int, count: int):
+    """function(**inputs) in `count` processes; the first one's value. RuntimeError with the last line of what went wrong.
+
+    inputs["folder"] is the stage's own: Trainer's checkpoints go there, and for a while the files of the handover.
+    """
+    import cloudpickle                                          # it takes a notebook's functions with all that they name
+    import torch
+
+    from . import stages
+    if torch.cuda.is_available() and torch.cuda.device_count() < count:
+        raise ValueError(f"--nproc {count}: this machine shows {torch.cuda.device_count()} GPU(s), and each process needs one; ask Slurm for "
+                         f"--gres gpu:{count}")
+    place = Path(inputs["folder"]) / "handover"
+    shutil.rmtree(place, ignore_errors=True), place.mkdir(parents=True)
+    with open(place / "call.pkl", "wb") as file:                # read by our own processes alone, and deleted
+        cloudpickle.dump((function, inputs, seed), file)
+    # a kernel draws with an inline backend that no plain process has; what it can import, they can
+    environment = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "JPY_PARENT_PID")} | {
+        "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    with subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m", "kdlib.launch",
+                           str(place)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors="replace") as child:
+        tail = []
+        for line in child.stdout:
+            tail = [*tail, line][-40:]
+            if line.startswith(("step ", "     validation")) or not line.startswith(("W", "E", "*", "[", "Traceback", "  ")):
+                print(line, end="", flush=True)
+    error = next((f.read_text() for f in sorted(place.glob("error.*"))), "")
+    if child.returncode or error:
+        raise RuntimeError(f"{error or tail[-1].strip() if tail else 'no word'} (in one of {count} processes)")
+    for note in json.loads((place / "notes.json").read_text()):
+        deadline.put(note)
+    value = stages.load(place / "value")
+    shutil.rmtree(place, ignore_errors=True)
+    return value
+
+
+def worker(place: Path) -> int:
+    """What each process does."""
+    import cloudpickle
+    import torch
+
+    from . import stages
+    from .run import set_seed
+    rank = int(os.environ["RANK"])
+    if rank:
+        sys.stdout = open(os.devnull, "w")                      # one voice is enough
+    try:
+        with open(place / "call.pkl", "rb") as file:
+            function, inputs, seed = cloudpickle.load(file)
+        set_seed(seed)
+        value = function(**inputs)
+        if rank == 0:
+            (place / "notes.json").write_text(json.dumps(deadline.take()))
+            stages.dump(value, place / "value")
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+    except Exception as error:
+        (place / f"error.{rank}").write_text(f"{type(error).__name__}: {error}")
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(worker(Path(sys.argv[1])))

@@ -1,0 +1,111 @@
+"""The sbatch script as text: what it says, what it refuses, and that bash and a machine without Slurm can live with it."""
+import re
+import subprocess
+
+import pytest
+import yaml
+from test_batch import notebook  # noqa: F401  (a fixture)
+
+from kdlib import slurm
+from kdlib.__main__ import main
+
+
+def written(capsys, *options: str) -> str:
+    assert main(["sbatch", "04", *options]) == 0
+    told = capsys.readouterr()
+    assert told.err == "" and told.out.startswith("#!/bin/bash\n"), "standard output is the script alone"
+    assert subprocess.run(["bash", "-n"], input=told.out, text=True, capture_output=True).stderr == ""
+    return told.out
+
+
+def option(text: str, name: str) -> str | None:
+    found = re.search(rf"^#SBATCH --{name}(?:=(\S*))?", text, re.M)
+    return found and (found[1] or "")
+
+
+def test_one_run(capsys, monkeypatch, fresh_runs):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    text = written(capsys, "--profile", "smoke", "-p", "seed=3", "--time", "90", "--mem", "8G", "--cpus", "2", "--partition", "short")
+    assert option(text, "array") is None and option(text, "time") == "90" and option(text, "mem") == "8G" and option(text, "partition") == "short"
+    assert option(text, "output") == f"{fresh_runs}/logs/%x.%j.log" and option(text, "open-mode") == "append" and option(text, "requeue") == ""
+    assert re.fullmatch(r"B:USR1@\d+", option(text, "signal")) and "-p seed=3 --task 1/1 &" in text
+    assert all("  # " in line for line in text.splitlines() if line.startswith("#SBATCH")), "each is explained"
+    assert "scontrol requeue" not in text and "scontrol requeue" in written(capsys, "--until-done")
+
+
+def test_a_grid_is_an_array(capsys):
+    text = written(capsys, "--grid", "seed=0,1,2", "--grid", "method=kd,ce", "--at-once", "2")
+    assert option(text, "array") == "1-6%2" and "%A_%a" in option(text, "output") and '--task "$SLURM_ARRAY_TASK_ID/6" &' in text
+    assert "--grid seed=0,1,2 --grid method=kd,ce" in text and "6 points: seed (3) × method (2)" in text
+
+
+def test_the_explorer(capsys):
+    text = written(capsys, "--cluster", "explorer", "--profile", "full")
+    assert option(text, "partition") == "gpu" and option(text, "gres") == "gpu:1" and option(text, "time") == "08:00:00"
+    order = [text.index(word) for word in ("module purge", "module load explorer", "PYTHONNOUSERSITE", 'HF_HOME="/scratch/$USER', "-m kdlib sweep")]
+    assert order == sorted(order), "the proxy comes back right after the purge"
+    course = written(capsys, "--cluster", "explorer", "--partition", "courses-gpu", "--grid", "seed=0,1")
+    assert option(course, "mem") == "12G" and option(course, "array") == "1-2%1"
+    assert option(written(capsys, "--cluster", "explorer", "--partition", "courses"), "gres") is None
+
+
+def test_a_cluster_of_ones_own(capsys, tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"partition": "main", "time": "02:00:00", "setup": [["source /etc/profile", "modules"]],
+                                                        "environment": {"HF_HOME": ["/data/hf", "shared"]}}))
+    text = written(capsys, "--cluster", str(tmp_path / "mine.yaml"))
+    assert option(text, "partition") == "main" and re.search(r"^source /etc/profile +# modules$", text, re.M) and 'HF_HOME="/data/hf"' in text
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--submit"], "no sbatch on the path"), (["--grid", "sed=0"], "unknown parameter 'sed'; did you mean 'seed'"),
+    (["--grid", "seed=0,0"], "share the run folder"), (["--grid", "seed="], "a value is missing"), (["-p", "alpha=2"], r"alpha must be in \[0, 1\]"),
+    (["--time", "soon"], "is no time limit"), (["--time", "1"], "shorter than a notebook's start"), (["--time", "00:00:30"], "shorter than"),
+    (["--mem", "much"], "is no size"), (["--cluster", "explorr"], "did you mean 'explorer'"), (["--cluster", "none.yaml"], "no cluster 'none.yaml'"),
+    (["--cluster", "explorer", "--time", "09:00:00"], "more than the partition gpu gives: at most 08:00:00"),
+    (["--cluster", "explorer", "--partition", "courses-gpu", "--mem", "32G"], "at most 12G"),
+    (["--cluster", "explorer", "--gres", "gpu:a100:2"], "at most 1 GPU"), (["--nproc", "0"], "--nproc must be 1 or more"),
+    (["--grid", "seed=" + ",".join(map(str, range(10_000)))], r"10,000 points, a run each: --yes")])
+def test_what_makes_no_sense_is_refused_in_a_line(capsys, monkeypatch, fresh_runs, options, sentence):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["sbatch", "04", *options]) == 2
+    told = capsys.readouterr()
+    assert re.search(sentence, told.err) and told.err.count("\n") == 1 and told.out == "" and not fresh_runs.exists()
+
+
+@pytest.mark.parametrize("text, hint", [
+    ("partitoin: gpu", "unknown key 'partitoin'; did you mean 'partition'"), ("time: 8:00:00", "write it in quotes"), ("- a", "unknown key"),
+    ("{", "is no YAML"), ("cpus: many", "cpus must be int"),
+    ("setup: [module purge]", "two texts, what and why"), ("environment: {A: 1}", "two texts")])
+def test_a_cluster_file_is_checked(tmp_path, text, hint):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=hint):
+        slurm.load_cluster(str(tmp_path / "mine.yaml"))
+
+
+def test_more_points_than_an_array_may_have_tasks(capsys, notebook):  # noqa: F811
+    seeds = ",".join(map(str, range(2500)))
+    assert main(["sbatch", str(notebook("run.finish()")), "--grid", f"seed={seeds}", "--yes"]) == 0
+    text = capsys.readouterr().out
+    assert option(text, "array") == "1-1000" and "1000 tasks for 2500 points" in text and '/1000" &' in text
+
+
+@pytest.mark.parametrize("time, minutes", [("90", 90), ("90:30", 90.5), ("08:00:00", 480), ("1-0", 1440), ("1-12:30", 2190), ("2-00:00:30", 2880.5)])
+def test_slurms_times(time, minutes):
+    assert slurm.minutes(time) == minutes
+
+
+FAKE = """#!/bin/sh
+echo "$@" >> "$TOLD"
+"""
+
+
+@pytest.mark.parametrize("code, until_done, ends, requeued", [(0, True, 0, False), (1, True, 1, False), (75, True, 75, True), (75, False, 75, False)])
+def test_what_the_script_does_with_an_exit_code(tmp_path, capsys, monkeypatch, code, until_done, ends, requeued):
+    text = written(capsys, *(["--until-done"] if until_done else []))
+    for name, body in (("scontrol", FAKE), ("sleep", FAKE), ("python", f"#!/bin/sh\nexit {code}\n")):
+        (tmp_path / name).write_text(body), (tmp_path / name).chmod(0o755)
+    text = re.sub(r"^\S+ -m kdlib sweep", f"{tmp_path}/python -m kdlib sweep", text, flags=re.M)
+    done = subprocess.run(["bash"], input=text, text=True, capture_output=True,
+                          env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "77", "TOLD": str(tmp_path / "told")})
+    assert done.returncode == ends, done.stderr
+    assert ("requeue 77" in (tmp_path / "told").read_text() if (tmp_path / "told").exists() else False) == requeued
