@@ -4,7 +4,7 @@ import logging
 
 __version__ = "0.1.0"
 
-_MODULES = ("batch", "check", "corpora", "doctor", "figures", "get", "glue", "legend", "losses", "measure", "memory", "metrics", "models", "parliament",
+_MODULES = ("batch", "check", "corpora", "doctor", "figures", "figures_beyond", "get", "glue", "hidden", "legend", "losses", "measure", "memory", "metrics", "models", "onpolicy", "parliament",
             "quantise", "results", "run", "scores", "teacher_cache", "trainer", "translation", "votes", "widgets")
 _NAMES = {"start": "run", "Run": "run", "soft_targets": "losses", "distillation_loss": "losses",
           "DistillationArguments": "trainer", "DistillationTrainer": "trainer", "save_fig": "figures"}

@@ -748,3 +748,6 @@ def memory_bars(table):
     ax.grid(axis="y", visible=False)
     ax.legend(ncols=6, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.42, -0.16), columnspacing=1, handlelength=1.5)
     return fig
+
+
+from . import figures_beyond  # noqa: E402,F401  notebook 09 draws there: registered here, redrawn with all others
