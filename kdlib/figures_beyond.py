@@ -11,8 +11,8 @@ LESSONS = {"references ce": "CE only", "references forward_kl": "forward KL", "r
            "own forward_kl": "forward KL, own words", "own reverse_kl": "reverse KL, own words", "own jsd": "JSD, own words"}
 
 
-@figure("09_beyond_logits", alt="""Panels with the same teacher, a curve with two peaks, and in each a student that has one peak only: one spreads over both
-    peaks and the valley between them, the other sits on the higher peak and ignores the other. Which divergence drew which is named above the panel.""")
+@figure("09_beyond_logits", alt="""Panels with the same teacher, a curve with two peaks, and in each a student that has one peak only: forward KL's
+    (and here the JSD's) spreads over both peaks and the valley between them, reverse KL's sits on the higher peak and ignores the other.""")
 def two_modes(table):
     """columns: panel, x, teacher, student (densities)"""
     panels = list(table.groupby("panel", sort=False))
