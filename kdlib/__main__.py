@@ -8,6 +8,7 @@
     test     run the tests               doctor   what would stop the course here, and what fits which GPU
 """
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -79,8 +80,12 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="distil from the command line; --help lists Trainer's options too", add_help=False)
     train.add_argument("rest", nargs=argparse.REMAINDER)
 
-    figures = commands.add_parser("figures", help="redraw the figures from data/results")
-    figures.add_argument("--out", type=Path)
+    figures = commands.add_parser("figures", help="redraw the slide figures from data/results; exit code 1 if a record is missing", description=(
+        "Redraw figures from data/results, in the lecture's order, with manifest.json and a gallery, index.html. Nothing is trained, torch is not loaded."))
+    figures.add_argument("notebooks", nargs="*", help="figures of these notebooks, such as 04 (default: all)")
+    figures.add_argument("--format", default="png,svg,pdf,csv", metavar="F1,F2,…", help="some of png, svg, pdf, csv (default: all)")
+    figures.add_argument("--style", default="slides", help="slides (default: 16:9), paper or dark")
+    figures.add_argument("--out", type=Path, help="a folder (default: figures/, or a folder under runs/ for other formats, styles and profiles)")
     figures.add_argument("--profile", default="laptop", choices=["smoke", "laptop", "lab", "full"])
 
     store = commands.add_parser("store", help="collect my records of a notebook into data/results")
@@ -96,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios")
     bench.add_argument("what", nargs="?", choices=["vocab_loss"], help="one benchmark that is not part of the others: the loss at 128,256 words")
     bench.add_argument("--quick", action="store_true", help="leave out what takes minutes")
+    bench.add_argument("--out", type=Path, help="of vocab_loss: keep its table in this file too")
 
     doctor = commands.add_parser("doctor", help="check this machine, with a fix for each finding; exit code 1 if something stops the course")
     doctor.add_argument("--plan", action="store_true", help="which recipe for Llama 3B → 1B fits which GPU")
@@ -146,15 +152,21 @@ def _sweep(given) -> int:
 
 
 def _figures(given) -> int:
-    from . import figures
+    from . import gallery
     from .run import ROOT, runs_root
-    # figures/ is the laptop profile's gallery: another profile's figures must not empty it
-    out = given.out or (ROOT / "figures" if given.profile == "laptop" else runs_root() / f"figures-{given.profile}")
-    table = figures.redraw(out, given.profile)
+    formats = tuple(f.strip().lower() for f in given.format.split(","))
+    # figures/ is the gallery of slides in all formats under laptop: other wishes must not empty it
+    other = [part for part, usual in ((given.profile, "laptop"), (given.style, "slides"), ("-".join(formats), "png-svg-pdf-csv")) if part != usual]
+    out = given.out or (runs_root() / "-".join(["figures", *other]) if other else ROOT / "figures")
+    table = gallery.redraw(out, given.profile, notebooks=given.notebooks, formats=formats, style=given.style,
+                           jobs=1 if given.notebooks else min(2, os.cpu_count() or 1))
+    for entry in table.to_dict("records"):
+        if isinstance(entry.get("mixed_versions"), dict):
+            print(f"{entry['figure']}: records of mixed versions:", ", ".join(f"{k} {' and '.join(v)}" for k, v in entry["mixed_versions"].items()))
     missing = table[table["files"].str.len() == 0]
-    print(table[["figure", "data", "commit"]].to_string(index=False))
-    if len(missing):
-        print(f"no stored table for: {', '.join(missing['figure'])}", file=sys.stderr)
+    print(f"{len(table) - len(missing)} figures in {out}{'; open index.html there' if len(table) > len(missing) else ''}")
+    for entry in missing.to_dict("records"):
+        print(f"not drawn: {entry['figure']} ({entry['missing']})", file=sys.stderr)
     return 1 if len(missing) else 0
 
 
@@ -172,9 +184,11 @@ def _get(given) -> int:
 
 def _bench(given) -> int:
     if given.what == "vocab_loss":
-        from .bench_vocab import main as bench
-    else:
-        from .bench import main as bench
+        from .bench_vocab import main as vocab_loss
+        return vocab_loss(given.quick, given.out)
+    if given.out:
+        raise ValueError("--out is for vocab_loss alone; the other benchmarks print their lines")
+    from .bench import main as bench
     return bench(quick=given.quick)
 
 

@@ -3,6 +3,7 @@
     python -m kdlib bench vocab_loss                                      # ours and plain; --quick: 256 tokens, one turn
     pip install --no-deps --target FOLDER trl==1.16.0 liger-kernel==0.8.5 torchdistill==1.1.5
     PEERS_DIR=FOLDER python -m kdlib bench vocab_loss                     # and these
+    … --out data/results/bench_vocab_loss.json                            # keeps the table, which notebook 07 draws
 
 Everyone computes (1-alpha)·CE + alpha·T²·KL(teacher ‖ student), mean over the labels that count, and its gradients, at a small
 size first, where they must agree. Memory is what the call takes above inputs, weights and gradients. "products" are the four
@@ -16,6 +17,7 @@ import importlib.machinery
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -25,10 +27,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from .results import commit, versions
+from .run import write_json
 from .vocab_loss import _chunk, linear_distillation_loss
 
 T, ALPHA, IGNORED = 2.0, 0.7, -100
 PEERS = ("trl", "trl_chunked", "liger", "torchdistill")
+SIZES = (1024, 128256, 256, 384)                                # tokens, words, widths of student and teacher: where all meet
+OURS = [(n, *SIZES[1:]) for n in (256, 512, 2048, 4096, 8192)] + [(1024, v, 256, 384) for v in (8016, 32064, 64128)] + [(256, 128256, 2048, 3072)]
+PLAIN = [(n, *SIZES[1:]) for n in (256, 512, 2048)] + [(1024, v, 256, 384) for v in (8016, 32064, 64128)]   # 4096 would take 16 GB
 
 
 # -- ways to the same number: student's hidden states and head, teacher's, labels -------------------------------------
@@ -187,12 +194,12 @@ def line(one: dict, against: dict | None = None) -> None:
           f" {one['extra'] / 1e9:8.3f} GB {ratio('extra'):>8s} {one['peak'] / 1e9:7.2f} GB  {bare}", flush=True)
 
 
-def main(quick: bool = False) -> int:
+def main(quick: bool = False, out: str | Path = "") -> int:
     peers = PEERS if os.environ.get("PEERS_DIR") else ()
     if not peers:
         print("PEERS_DIR is not set: other libraries are left out (see kdlib/bench_vocab.py)")
     print(f"{'':14s} {'tokens':>6s} {'words':>8s} {'widths':>11s} {'apart':>8s} {'seconds':>10s} {'to plain':>8s} {'processor':>10s} {'extra':>11s} {'to plain':>8s} {'peak':>10s}")
-    sizes = (256 if quick else 1024, 128256, 256, 384)
+    sizes = (256, *SIZES[1:]) if quick else SIZES
     found = {}
     for name in ("plain", "ours", *peers):
         one = contest(name, *sizes, turns=1 if quick or name != "ours" else 3)
@@ -205,11 +212,15 @@ def main(quick: bool = False) -> int:
     if others and "ours" in found:
         print(f"ours against the fastest peer: {found['ours']['seconds'] / min(o['seconds'] for o in others):.2f} × its time (goal 0.65); "
               f"against the leanest: {found['ours']['extra'] / min(o['extra'] for o in others):.2f} × its extra memory (goal 0.12)")
-    if not quick:
-        for more in ((256, 128256, 256, 384), (4096, 128256, 256, 384), (8192, 128256, 256, 384), (1024, 32064, 256, 384), (256, 128256, 2048, 3072)):
-            one = contest("ours", *more, turns=1 if more[0] > 1024 else 2)
-            if one:
-                line(one)
+    rows = list(found.values())
+    for name, more in () if quick else [*(("ours", size) for size in OURS), *(("plain", size) for size in PLAIN)]:
+        one = contest(name, *more, turns=1 if more[0] > 1024 or name == "plain" else 2)
+        if one:
+            rows.append(one)
+            line(one)
+    if out:
+        write_json(Path(out), {"temperature": T, "alpha": ALPHA, "threads": 1, "machine": platform.machine(), "versions": versions(), "commit": commit(), "rows": rows})
+        print(f"table: {out}")
     return 0
 
 

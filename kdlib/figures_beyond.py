@@ -1,8 +1,10 @@
-"""The figures of notebook 09. `figures` imports them, so that they are redrawn with all others."""
+"""What a divergence covers or seeks, what hidden states bring: the figures of notebook 09."""
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .figures import COLORS, LINES, MARKERS, figure
+from .drawing import COLORS, LINES, MARKERS, figure, ink
 
 HIDDEN = {"ce": "CE only", "kd": "KD on logits", "cosine": "KD + cosine, last layer", "mse": "KD + projected MSE",
           "mse_other_rows": "KD + MSE, another row's states", "mse_random": "KD + MSE, random teacher's states"}
@@ -32,7 +34,7 @@ def hidden_states(table):
     """columns: student ("scratch", "layers"), hidden, seed, accuracy, teacher_accuracy"""
     names = [name for name in HIDDEN if name in set(table["hidden"])]
     kinds = [kind for kind in STUDENTS if kind in set(table["student"])]
-    fig, axes = plt.subplots(1, len(kinds), figsize=(4.1 * len(kinds) + 1.2, 0.5 * len(names) + 1.0), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(kinds), figsize=(3.6 * len(kinds) + 1.2, 0.58 * len(names) + 1.0), sharey=True, squeeze=False)
     for ax, kind in zip(axes[0], kinds):
         part = table[table["student"] == kind]
         for i, name in enumerate(names):
@@ -41,10 +43,12 @@ def hidden_states(table):
                 ax.plot(values, [i] * len(values), "o", color="gray", markersize=4)
                 ax.errorbar(values.mean(), i + 0.24, xerr=np.nan_to_num(values.std()), fmt=MARKERS[i], color=COLORS[i], capsize=3)
                 ax.text(values.mean(), i + 0.32, f"{values.mean():.1f}", ha="center", va="top", fontsize=8.5)
-        ax.axvline(100 * table["teacher_accuracy"].mean(), color="black", linestyle="--", linewidth=1)
+        teacher = 100 * table["teacher_accuracy"].mean()
+        ax.axvline(teacher, color=ink(), linestyle="--", linewidth=1)
+        ax.text(teacher, 0.01, f"teacher {teacher:.1f} ", transform=ax.get_xaxis_transform(), ha="right", va="bottom", fontsize=8.5)
         ax.set(title=STUDENTS[kind], xlabel="accuracy (%)")
         ax.grid(axis="y", visible=False)
-    axes[0, 0].set_yticks(range(len(names)), [HIDDEN[name] for name in names])
+    axes[0, 0].set_yticks(range(len(names)), [textwrap.fill(HIDDEN[name], 18) for name in names])
     axes[0, 0].set_ylim(len(names) - 0.25, -0.5)
     return fig
 
@@ -58,7 +62,7 @@ def cover_or_seek(table):
     for i, name in enumerate(names):
         part = table[table["lesson"] == name]
         ax.plot(100 * part["outside"], part["spread"], MARKERS[i % 7], color=COLORS[i % 7], markersize=7, alpha=0.8, label=LESSONS[name])
-    ax.axhline(1, color="black", linestyle="--", linewidth=1)
+    ax.axhline(1, color=ink(), linestyle="--", linewidth=1)
     ax.text(1, 1, "the truth's spread ", transform=ax.get_yaxis_transform(), ha="right", va="bottom", fontsize=9)
     ax.set(xlabel="probability on words that the grammar excludes (%)", ylabel="spread over open words\n(entropy, truth = 1)")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -109,6 +109,11 @@ def lecture() -> dict:
     return json.loads((DATA / "results" / "lecture.json").read_text(encoding="utf8"))
 
 
+def bench(name: str) -> pd.DataFrame:
+    """The stored table of a benchmark (`python -m kdlib bench NAME --out …`), one row a measurement."""
+    return pd.DataFrame(json.loads((DATA / "results" / f"bench_{name}.json").read_text(encoding="utf8"))["rows"])
+
+
 def summary(runs: pd.DataFrame, by: list[str], metrics: list[str], digits: int = 1, scale: float = 100) -> pd.DataFrame:
     """A table "mean ± sd" (sample sd over runs) per group, with the number of runs; percentages unless scale=1."""
     def cell(values):

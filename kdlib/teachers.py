@@ -4,7 +4,8 @@
     python -m kdlib.teachers mini_qqp          the same on MiniQQP
     python -m kdlib.teachers miniparl          a 4-layer Llama from scratch on the embedded MiniParl
     python -m kdlib.teachers europarl          a small Llama with Llama 3's vocabulary on real Europarl; it stays in runs/ (50 MB)
-    python -m kdlib.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship
+    python -m kdlib.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship, the weights (90 MB)
+                                               stay in runs/teacher_mnli, where notebook 08 finds them
     python -m kdlib.teachers qqp               the same on 8,000 real QQP rows
 """
 import argparse
@@ -121,7 +122,8 @@ def train_translator(corpus: str, out: Path, scratch: Path) -> None:
 def train_real(task: glue.Task, out: Path, scratch: Path) -> None:
     """Fine-tune the small pretrained BERT on real rows and write `out`: its logits, fp16, keyed by row hash.
 
-    The logits are the product: 2 or 3 numbers a row instead of 90 MB of weights, and no word of the rows themselves.
+    The logits are the product: 2 or 3 numbers a row instead of 90 MB of weights, and no word of the rows themselves. The
+    weights go to runs/, for those who want to ask this teacher something new.
     """
     start, cfg = time.perf_counter(), {"task": task.name} | REAL
     set_seed(cfg["seed"])
@@ -136,6 +138,8 @@ def train_real(task: glue.Task, out: Path, scratch: Path) -> None:
     keys = glue.row_keys(rows, task) + glue.row_keys(validation, task)
     about = cfg | _about(trainer, start) | {"accuracy": order.accuracies[tuple(range(len(task.labels)))]}
     write_logits(out, keys, np.concatenate(answers), about)
+    for part in (trainer.model, tokenizer):
+        part.save_pretrained(ROOT / "runs" / f"teacher_{task.name}")
     print(f"{out}: {len(keys):,} rows, validation accuracy {about['accuracy']:.4f}, {about['minutes']} minutes")
 
 

@@ -8,8 +8,10 @@ One training text is a chat of three turns, and only the last one is learnt:
 
     system: you are a professional translator …     user: Hello     assistant: Bonjour<|end_of_translation|><|eot_id|>
 """
-import hashlib
+import copy
 import difflib
+import hashlib
+import os
 import re
 import time
 from collections import Counter
@@ -274,8 +276,9 @@ class Translations(NamedTuple):
 @torch.inference_mode()
 def translate(model, tokenizer, sentences: list[str], *, batch_size: int = 32, max_new_tokens: int = 0, shots: list[tuple[str, str]] = (),
               beams: int = 1) -> Translations:
-    """Translate English sentences: greedy (or with `beams`), batches of like length, padded on the left, keys and values cached.
+    """Translate English sentences: greedy (or with `beams`), batches of like length, padded in front of the sentence, keys and values cached.
 
+    What all prompts begin with (most of a short sentence's prompt) is read once for all sentences, not once for each.
     A translation ends at the end token or where the turn ends. One that never ends is cut off at max_new_tokens (0: twice
     its batch's longest source and 32 more) and reported. ValueError for an empty sentence and one that leaves no room.
     """
@@ -291,15 +294,18 @@ def translate(model, tokenizer, sentences: list[str], *, batch_size: int = 32, m
     was_training, began = model.training, time.perf_counter()
     model.eval()
     order = sorted(range(len(asked)), key=lambda i: -len(asked[i]))             # the longest first: memory runs out at once or never
+    shared, cache_for = _common_beginning(model, asked) if len(asked) > 1 and beams == 1 else (0, lambda count: None)
     for start in range(0, len(order), batch_size):
         picked = order[start:start + batch_size]
         width = len(asked[picked[0]])
-        ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(asked[i])) + asked[i] for i in picked], device=model.device)
-        mask = torch.tensor([[0] * (width - len(asked[i])) + [1] * len(asked[i]) for i in picked], device=model.device)
+        pads = [width - len(asked[i]) for i in picked]
+        ids = torch.tensor([asked[i][:shared] + [tokenizer.pad_token_id] * n + asked[i][shared:] for i, n in zip(picked, pads)], device=model.device)
+        mask = torch.tensor([[1] * shared + [0] * n + [1] * (width - shared - n) for n in pads], device=model.device)
         limit = min(max_new_tokens or 2 * (width - overhead) + 32, window - width)
         # spelt out, because a checkpoint's own generation settings (Llama's sample) would fill in what is not
         out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id,
-                             use_cache=True, num_beams=beams, do_sample=False, temperature=1.0, top_p=1.0, top_k=50, repetition_penalty=1.0)
+                             use_cache=True, num_beams=beams, do_sample=False, temperature=1.0, top_p=1.0, top_k=50, repetition_penalty=1.0,
+                             past_key_values=cache_for(len(picked)))
         for i, new in zip(picked, out[:, width:].tolist()):
             end = next((j for j, token in enumerate(new) if token in stops), None)
             said = new[:end]
@@ -314,6 +320,20 @@ def translate(model, tokenizer, sentences: list[str], *, batch_size: int = 32, m
         report[name].sort()
     report["seconds"] = round(time.perf_counter() - began, 3)
     return Translations(texts, report)
+
+
+def _common_beginning(model, prompts: list[list[int]]):
+    """(tokens, cache_for): how many tokens all prompts begin with, and a function that gives a batch its copy of their keys and values."""
+    shared = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)    # generation goes on from at least one token
+    if not shared:
+        return 0, lambda count: None
+    read = model(input_ids=torch.tensor([prompts[0][:shared]], device=model.device), use_cache=True).past_key_values
+
+    def cache_for(count: int):
+        copied = copy.deepcopy(read)                                            # generation writes into its cache
+        copied.batch_repeat_interleave(count)
+        return copied
+    return shared, cache_for
 
 
 def _repeats(ids: list[int], times: int = 4, longest: int = 8) -> bool:

@@ -1,13 +1,16 @@
 """figures: no picture without words, equal bytes for equal data, and a redraw that says where each came from."""
 import json
 import struct
+import subprocess
+import sys
+from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from kdlib import figures, results
+from kdlib import drawing, figures, gallery, results
 from kdlib import run as runs
 from kdlib.run import write_json
 
@@ -72,7 +75,7 @@ def test_redraw(stored):
     manifest = figures.redraw(stored / "out")
     drawn = manifest[manifest["files"].str.len() > 0]
     assert drawn["figure"].tolist() == ["methods"] and set(manifest["figure"]) == set(figures.FIGURES)
-    assert {p.name for p in (stored / "out").iterdir()} == {"methods.svg", "methods.png", "methods.pdf", "manifest.json", "README.md"}
+    assert {p.name for p in (stored / "out").iterdir()} == {"methods.svg", "methods.png", "methods.pdf", "manifest.json", "README.md", "index.html"}
     entry = next(e for e in json.loads((stored / "out" / "manifest.json").read_text()) if e["figure"] == "methods")
     assert entry["notebook"] == "notebooks/04_distilbert_mnli.ipynb" and entry["data"] == "data/results/04_distilbert_mnli/laptop.json"
     assert entry["alt"] == figures.methods.alt and entry["files"] == ["methods.svg", "methods.png", "methods.pdf"]
@@ -136,6 +139,138 @@ def test_the_figures_of_limits(name, table):
         for word in {"quantisation_plane": ("fp32", "3 bits, one step"), "layer_sensitivity": ("value", "head"), "into_few_bits": ("on the grid",), "memory_bars": ("38.0 GB", "P100", "+ cache")}[name]:
             assert word in said
         plt.close(fig)
+
+
+# -- the command: slides from records -------------------------------------------------------------------------------------
+
+def test_same_bytes_twice_in_each_format_also_from_two_processes(tmp_path):
+    for name, jobs in (("one", 1), ("two", 2)):
+        table = gallery.redraw(tmp_path / name, notebooks=("00", "01"), formats=drawing.FORMATS, jobs=jobs)
+    assert (table["files"].str.len() == 4).all() and len(table) >= 5
+    files = sorted(p.name for p in (tmp_path / "one").iterdir())
+    assert files == sorted(p.name for p in (tmp_path / "two").iterdir()) and {f[-3:] for f in files} >= {"png", "svg", "pdf", "csv"}
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("style", drawing.STYLES)
+def test_the_styles(tmp_path, style):
+    """Slides are 16:9 with letters for the back of the room; paper keeps a figure's own shape; dark is dark."""
+    gallery.redraw(tmp_path, notebooks=("02",), formats=("png",), style=style)
+    picture = plt.imread(tmp_path / "why_t_squared.png")
+    assert (abs(picture.shape[1] / picture.shape[0] - 16 / 9) < 0.01) == (style != "paper")
+    assert (picture[2, 2, :3].mean() < 0.2) == (style == "dark")
+    assert plt.rcParams["axes.facecolor"] == "white" and drawing.COLORS == drawing.LIGHT, "the style leaked"
+
+
+def test_letters_on_slides_are_large_enough_and_inside():
+    """Every figure that the repository can draw: no letter under 18 points on a slide, none cut off at its edge."""
+    stored, seen = gallery.Stored("laptop"), 0
+    drawing.style("slides")
+    for name in gallery.chosen((), "laptop"):
+        draw = figures.FIGURES[name]
+        try:
+            table = draw.data(stored) if draw.data else stored.table(draw.notebook, name, draw.file)
+        except gallery.Missing:
+            continue
+        fig = draw(table)
+        drawing.on_slide(fig)
+        width, height = fig.canvas.get_width_height()
+        ticks = {id(t) for one in fig.axes for ax in (one, *one.child_axes) for axis in (ax.xaxis, ax.yaxis) for t in axis.findobj(drawing.matplotlib.text.Text) if t is not axis.label}
+        for text in fig.findobj(drawing.matplotlib.text.Text):
+            if text.get_text().strip() and text.get_visible():
+                assert text.get_fontsize() * (13 + 1 / 3) / drawing.CANVAS[0] >= 17.99, (name, text.get_text())
+                box = text.get_window_extent()
+                if id(text) not in ticks:                              # those outside the limits are not drawn
+                    assert box.x0 > -8 and box.x1 < width + 8 and box.y0 > -8 and box.y1 < height + 8, (name, text.get_text(), box)
+        plt.close(fig)
+        seen += 1
+    drawing.style()
+    assert seen >= 35
+
+
+def test_every_figure_has_its_place_among_the_slides():
+    assert set(figures.FIGURES) <= set(gallery.SLIDES), "give the figure a title and a place in gallery.SLIDES"
+    names = gallery.chosen((), "laptop")
+    assert names == [n for n in gallery.SLIDES if n in figures.FIGURES]
+    assert gallery.chosen(("04", "05_distilbert_qqp"), "laptop") == [n for n in names if figures.FIGURES[n].notebook[:2] in ("04", "05")]
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.links, self.images, self.ids, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        of = dict(attributes)
+        self.tags.append(tag)
+        self.links += [of["href"]] if tag == "a" else []
+        self.images += [of] if tag == "img" else []
+        self.ids += [of["id"]] if "id" in of else []
+
+
+def test_the_gallery_opens_from_a_folder(tmp_path):
+    gallery.redraw(tmp_path, notebooks=("02", "08"), formats=drawing.FORMATS)
+    text = (tmp_path / "index.html").read_text("utf8")
+    page = Links()
+    page.feed(text)
+    manifest = {e["figure"]: e for e in json.loads((tmp_path / "manifest.json").read_text("utf8"))}
+    assert [i["alt"] for i in page.images] == [e["alt"] for e in manifest.values()] and all(len(i["alt"].split()) >= 10 for i in page.images)
+    assert {"figure", "figcaption", "h1", "main", "nav"} <= set(page.tags) and 'lang="en"' in text and 'tabindex="-1"' in text and "keydown" in text
+    assert "src=\"http" not in text and "url(" not in text and "<link" not in text, "it must open without a network"
+    for link in page.links:
+        assert link[1:] in page.ids if link.startswith("#") else link.startswith("../notebooks/") or (tmp_path / link).exists(), link
+    for entry in manifest.values():
+        assert {f.rsplit(".")[-1] for f in entry["files"]} == set(drawing.FORMATS) and entry["commit"], entry
+        assert (runs.ROOT / entry["notebook"]).exists() and all((runs.ROOT / d).exists() for d in entry["data"].split(", "))
+    assert len(pd.read_csv(tmp_path / "why_t_squared.csv")) == 7
+
+
+def test_some_notebooks_keep_the_others_in_the_gallery(tmp_path):
+    gallery.redraw(tmp_path, notebooks=("02",), formats=("png",))
+    gallery.redraw(tmp_path, notebooks=("00",), formats=("png",))
+    text = (tmp_path / "README.md").read_text("utf8")
+    assert "(race.png)" in text and "(softening.png)" in text and text.index("(race.png)") < text.index("(softening.png)")
+
+
+def test_a_missing_record_is_named_and_the_others_are_drawn(stored, capsys):
+    from kdlib.__main__ import main
+    write_json(stored / "data" / "results" / "05_distilbert_qqp" / "laptop.json", ["cut"])
+    assert main(["figures", "04", "05", "--format", "png,csv", "--out", str(stored / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert (stored / "out" / "methods.png").exists() and (stored / "out" / "methods.csv").exists() and "1 figures" in out
+    assert "learning_curves (no record in data/results/04_distilbert_mnli/laptop.json keeps a table learning_curves)" in err
+    assert "methods_mnli (there is no data/results/04_distilbert_mnli/lab.json)" in err and "laptop.json is cut off or holds no records" in err
+
+
+def test_records_of_mixed_versions_are_said(stored, capsys):
+    from kdlib.__main__ import main
+    path = stored / "data" / "results" / "04_distilbert_mnli" / "laptop.json"
+    one = json.loads(path.read_text())["records"][0]
+    write_json(path, {"records": [one | {"versions": {"torch": v, "python": "3.11"}} for v in ("2.12", "2.13")]})
+    main(["figures", "04", "--format", "png", "--out", str(stored / "out")])
+    assert "methods: records of mixed versions: torch 2.12 and 2.13" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--format", "pgn"], "did you mean 'png'"), (["--format", ""], "format must be some of"), (["--style", "slide"], "did you mean 'slides'"),
+    (["4"], "did you mean '04'"), (["05_distilbert_qpp"], "did you mean '05_distilbert_qqp'"), (["42"], "no figures of a notebook '42'")])
+def test_bad_input_is_one_line(tmp_path, capsys, arguments, said):
+    from kdlib.__main__ import main
+    assert main(["figures", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_figures_need_no_torch():
+    code = "import sys, time; t = time.perf_counter(); import kdlib.figures, kdlib.gallery; print(time.perf_counter() - t, sorted({'torch', 'seaborn', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.ROOT)
+    assert done.stdout.split(" ", 1)[1].strip() == "[]", done.stdout + done.stderr
+
+
+def test_an_unknown_figure_is_guessed():
+    with pytest.raises(AttributeError, match="did you mean 'methods'"):
+        figures.method
 
 
 def beyond_tables():
