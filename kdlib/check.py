@@ -581,6 +581,61 @@ def _share_in_time(function):
             return f"For {hours} hours ({used} used up), {rate:g} rows a second and {rows:,} rows: {wrong}"
 
 
+# -- 09 · Beyond logits -------------------------------------------------------------------------------------------------
+
+@question("09.1")
+def _nearly_forgiven(given):
+    """Three probabilities with KL(student ‖ teacher) below 0.75 and KL(teacher ‖ student) above 2.5; the teacher says (0.49, 0.02, 0.49)."""
+    q, p = [float(x) for x in given], (0.49, 0.02, 0.49)
+    if len(q) != 3 or abs(sum(q) - 1) > 1e-3:
+        return f"Three probabilities that sum to 1 are asked; yours are {len(q)} and sum to {sum(q):g}."
+    if min(q) <= 0:
+        return "A probability of 0 makes the forward KL infinite: that is its lesson, but keep all three above 0, however small."
+    forward, reverse = (sum(a * math.log(a / b) for a, b in zip(x, y)) for x, y in ((p, q), (q, p)))
+    told = f"Reverse KL {reverse:.2f}, forward KL {forward:.2f}. "
+    if reverse >= 0.75:
+        return told + ("The middle word is what the teacher abhors; reverse KL punishes a student that says it." if q[1] > 0.1 else
+                       "Reverse KL averages over what the *student* says: let it say one good word, and hardly another.")
+    if forward <= 2.5:
+        return told + "Forward KL averages over what the *teacher* says: what must the student nearly never say?"
+
+
+@question("09.2")
+def _cosine_loss(function):
+    """1 - cos at each real token, mean over a row's real tokens, then over rows."""
+    import torch
+    import torch.nn.functional as F
+    draw = torch.Generator().manual_seed(0)
+    s, t = (torch.randn(2, 4, 3, generator=draw) for _ in range(2))
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    each, real = 1 - F.cosine_similarity(s, t, dim=-1), mask.bool()
+    rows = lambda x, m: (((x * m).sum(1) / m.sum(1)).mean()).item()
+    pooled = [(x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) for x in (s, t)]
+    return closest(float(call(function, s, t, mask)), rows(each, mask), {
+        "padding counts as well": each.mean().item(), "padding is set to 0 and still counted in the mean": (each * mask).mean().item(),
+        "all tokens are averaged at once, so that a long row weighs more": each[real].mean().item(),
+        "the cosine itself is returned: it must fall as the two agree": rows(1 - each, mask), "tokens are summed, not averaged": (each * mask).sum(1).mean().item(),
+        "the vectors are averaged over a row before they are compared": (1 - F.cosine_similarity(*pooled, dim=-1)).mean().item(),
+        "the scalar product is not divided by the lengths": rows(1 - (s * t).sum(-1), mask),
+        "the cosine runs over tokens, not over the width": (1 - F.cosine_similarity(s, t, dim=1)).mean().item()})
+
+
+@question("09.3")
+def _shown_better(function):
+    """The methods whose metric is shown to be smaller than the control's, paired over seeds, in alphabetical order"""
+    import pandas as pd
+    values = {"control": (.50, .70, .90, .60), "steady": (.45, .64, .86, .55), "moody": (.10, .75, .95, .30), "worse": (.55, .76, .94, .65), "once": (.20,)}
+    runs = pd.DataFrame([(method, seed, value) for method, found in values.items() for seed, value in enumerate(found)], columns=["method", "seed", "nats"])
+    got = [str(name) for name in list(call(function, runs.copy(), "control", "nats"))]
+    if got == ["steady"]:
+        return None
+    return recognised(sorted(got), {
+        "the smaller mean counts as better, whatever its interval": ["moody", "once", "steady"], "every interval that excludes 0 counts, also on the wrong side": ["steady", "worse"],
+        "more is taken for better": ["worse"], "the seeds are not paired: their own spread, which all methods share, then hides the difference": [],
+        "better at every seed that it has counts: with one seed nothing is shown": ["once", "steady"]}, lambda a, b: a == b) or (
+        f"expected ['steady']: its four differences are all near -0.05; got {got}.")
+
+
 # -- 10 · Findings --------------------------------------------------------------------------------------------------------
 
 @question("10.1")

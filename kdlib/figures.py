@@ -6,7 +6,7 @@
 The door to four rooms: `drawing` (style, saving, what figures share), `figures_…` (the figures, by subject), `gallery`
 (records in, files out). A function marked `@figure` names the notebook that it belongs to.
 """
-from . import figures_glue, figures_ideas, figures_limits, figures_llama        # noqa: F401  they register their figures
+from . import figures_beyond, figures_glue, figures_ideas, figures_limits, figures_llama        # noqa: F401  they register their figures
 from .drawing import COLORS, FIGURES, FORMATS, LINES, MARKERS, METHODS, STYLES, bars, lines, save_fig, show, style      # noqa: F401
 from .run import guess
 

@@ -32,7 +32,9 @@ SLIDES = {
     "vocabulary_cost": "What the loss costs at 128,256 words",
     "end_recipes": "Hallucinated tokens: recipes", "end_learnt": "The end token is learnt", "end_unlearnt": "The end token is unlearnt",
     "quantisation_plane": "Quantisation: size and quality", "layer_sensitivity": "Which layers break first", "into_few_bits": "Training on the grid",
-    "memory_bars": "Memory: which GPU fits", "claims": "The lecture's claims beside the records"}
+    "memory_bars": "Memory: which GPU fits",
+    "two_modes": "Covering and seeking", "hidden_states": "Hidden states: MiniNLI (synthetic)", "cover_or_seek": "Divergences: MiniParl (synthetic)",
+    "claims": "The lecture's claims beside the records"}
 
 
 class Missing(Exception):

@@ -33,6 +33,7 @@ PROFILES = ("smoke", "laptop", "lab", "full")
 PARTIAL = "record.partial.json"              # the record of a run that the deadline stopped: no success, and never among the others
 NEEDED_MB = 200                             # below this much free disk, a run refuses to start
 _positive, _share, _count = ((lambda v: v > 0, "above 0"), (lambda v: 0 <= v <= 1, "in [0, 1]"), (lambda v: v >= 0, "a count, or 0 for all"))
+_among = lambda *names: (lambda v: v in names, "one of " + ", ".join(names))
 
 
 def _numbers(text: str) -> list[float]:
@@ -48,7 +49,9 @@ LIMITS = {"temperature": _positive, "learning_rate": _positive, "epochs": _posit
           "alpha": _share, "smoothing": _share, "train_rows": _count, "validation_rows": _count, "rows": _count,
           "temperatures": (lambda v: _numbers(v) and min(_numbers(v)) > 0, "numbers above 0 with commas between them"), "test_rows": _count, "accumulation": _positive, "max_words": _positive,
           "lora_rank": (lambda v: v >= 0, "a rank, or 0 for all weights"), "topk": (lambda v: v >= 0, "a count, or 0 for a live teacher"),
-          "targets": (lambda v: v in ("references", "teacher"), "references or teacher"), "end_token": (lambda v: v in ("new", "reserved"), "new or reserved")}
+          "targets": (lambda v: v in ("references", "teacher"), "references or teacher"), "end_token": (lambda v: v in ("new", "reserved"), "new or reserved"),
+          "hidden": _among("off", "ce", "kd", "cosine", "mse", "mse_other_rows", "mse_random"), "words": _among("off", "references", "own"),
+          "divergence": _among("ce", "forward_kl", "reverse_kl", "jsd"), "own_from": _share, "weight": (lambda v: v >= 0, "0 or more")}
 
 
 def runs_root() -> Path:

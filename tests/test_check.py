@@ -170,6 +170,38 @@ def test_08_3(capsys, given, told):
     assert told in verdict(capsys, "08.3", given)[1]
 
 
+@pytest.mark.parametrize("given, told", [
+    ([0.998, 0.001, 0.001], "09.1: right"), ((0.001, 0.001, 0.998), "09.1: right"), ([1, 0, 0], "infinite"), ([0.9, 0.05, 0.05], "nearly never say"),
+    ([1 / 3, 1 / 3, 1 / 3], "Reverse KL 0.68"), ([0.2, 0.6, 0.2], "abhors"), ([0.5, 0.5], "Three probabilities"), ([0.9, 0.9, 0.9], "sum to 2.7")])
+def test_09_1(capsys, given, told):
+    assert told in verdict(capsys, "09.1", given)[1]
+
+
+def test_09_2(capsys):
+    import torch
+    import torch.nn.functional as F
+    each = lambda s, t: 1 - F.cosine_similarity(s, t, dim=-1)
+    for given, told in ((lambda s, t, m: ((each(s, t) * m).sum(1) / m.sum(1)).mean(), "09.2: right"), (lambda s, t, m: each(s, t).mean(), "padding counts"),
+                        (lambda s, t, m: (each(s, t) * m).mean(), "set to 0"), (lambda s, t, m: each(s, t)[m.bool()].mean(), "all tokens"),
+                        (lambda s, t, m: ((F.cosine_similarity(s, t, dim=-1) * m).sum(1) / m.sum(1)).mean(), "cosine itself"),
+                        (lambda s, t, m: (((1 - (s * t).sum(-1)) * m).sum(1) / m.sum(1)).mean(), "divided by the lengths"), (lambda s, t, m: torch.tensor(9.0), "expected")):
+        assert told in verdict(capsys, "09.2", given)[1]
+
+
+def shown_better(runs, control, metric, side=lambda d: d.high < 0):
+    from kdlib import results
+    found = {m: results.paired(runs, m, control, metric) for m in sorted(set(runs["method"]) - {control})}
+    return [m for m, difference in found.items() if difference and side(difference)]
+
+
+@pytest.mark.parametrize("given, told", [
+    (shown_better, "09.3: right"), (lambda r, c, m: shown_better(r, c, m, lambda d: d.mean < 0), "smaller mean"),
+    (lambda r, c, m: shown_better(r, c, m, lambda d: d.verdict == "excludes 0"), "wrong side"), (lambda r, c, m: shown_better(r, c, m, lambda d: d.low > 0), "more is taken"),
+    (lambda r, c, m: [], "not paired"), (lambda r, c, m: ["once", "steady"], "one seed"), (lambda r, c, m: ["control"], "expected")])
+def test_09_3(capsys, given, told):
+    assert told in verdict(capsys, "09.3", given)[1]
+
+
 def three_words(values, above, low=lambda f: f.low, least=2):
     from kdlib.results import interval
     found = interval(values)

@@ -272,3 +272,29 @@ def test_figures_need_no_torch():
 def test_an_unknown_figure_is_guessed():
     with pytest.raises(AttributeError, match="did you mean 'methods'"):
         figures.method
+
+
+def beyond_tables():
+    modes = pd.DataFrame([{"panel": panel, "x": x, "teacher": 0.1 * x, "student": 0.3} for panel in ("reverse KL", "forward KL") for x in range(4)])
+    states = pd.DataFrame([{"student": student, "hidden": hidden, "seed": seed, "accuracy": 0.5 + seed / 10, "teacher_accuracy": 0.8}
+                           for student, methods in (("scratch", ("ce", "mse", "mse_random")), ("layers", ("kd", "cosine"))) for hidden in methods for seed in (0, 1)])
+    seek = pd.DataFrame([{"lesson": lesson, "seed": seed, "outside": 0.1, "spread": 0.7} for lesson in ("references ce", "own reverse_kl") for seed in (0, 1)])
+    return {"two_modes": (modes, ("reverse KL", "teacher")), "hidden_states": (states, ("KD + projected MSE", "from the teacher's layers", "55.0")),
+            "cover_or_seek": (seek, ("CE only", "reverse KL, own words", "truth's spread"))}
+
+
+@pytest.mark.parametrize("name", beyond_tables())
+def test_the_figures_of_beyond_logits(name):
+    """One seed or two, one student or both: drawn without a warning, every name legible in the picture."""
+    import warnings
+    table, words = beyond_tables()[name]
+    figures.style()
+    for part in (table, table[table["seed"] == 0] if "seed" in table else table):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fig = figures.FIGURES[name](part)
+            fig.canvas.draw()
+        said = " ".join(t.get_text() for ax in fig.axes for t in (*ax.texts, *ax.get_yticklabels(), ax.title, *(ax.get_legend().texts if ax.get_legend() else ())))
+        for word in words if part is table else words[:1]:
+            assert word in said
+        plt.close(fig)
