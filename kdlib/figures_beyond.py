@@ -3,6 +3,7 @@ import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from .drawing import COLORS, LINES, MARKERS, figure, ink
 
@@ -28,8 +29,25 @@ def two_modes(table):
     return fig
 
 
+def _runs(stored, half: str) -> pd.DataFrame:
+    """The course's runs of one half ("hidden" or "words"), one row a run."""
+    rows = [{"seed": r["seed"], **r["settings"], **r["results"]} for r in stored.records("09_beyond_logits") if r["settings"][half] != "off"]
+    return pd.DataFrame(rows)
+
+
+def _states(stored) -> pd.DataFrame:
+    """Hidden states beside notebook 04's records of the same student, rows and steps."""
+    before = [{"seed": r["seed"], "student": "layers", "hidden": r["settings"]["method"], **r["results"]} for r in stored.records("04_distilbert_mnli")
+              if r["settings"]["method"] in ("ce", "kd") and r["seed"] < 3 and (r["settings"]["learning_rate"], r["settings"]["epochs"]) == (5e-4, 8)]
+    return pd.concat([_runs(stored, "hidden"), pd.DataFrame(before)], ignore_index=True)[["student", "hidden", "seed", "accuracy", "teacher_accuracy"]]
+
+
+def _lessons(stored) -> pd.DataFrame:
+    return _runs(stored, "words").assign(lesson=lambda runs: runs["words"] + " " + runs["divergence"])[["lesson", "seed", "outside", "spread"]]
+
+
 @figure("09_beyond_logits", alt="""Accuracy on MiniNLI (synthetic) of students that differ in what they imitate, a grey dot a seed, mean and standard deviation
-    below it; the left panel has a narrow student from scratch, the right one a student cut out of its teacher's layers; the dashed line is the teacher.""")
+    below it; the left panel has a narrow student from scratch, the right one a student cut out of its teacher's layers; the dashed line is the teacher.""", data=_states)
 def hidden_states(table):
     """columns: student ("scratch", "layers"), hidden, seed, accuracy, teacher_accuracy"""
     names = [name for name in HIDDEN if name in set(table["hidden"])]
@@ -54,7 +72,7 @@ def hidden_states(table):
 
 
 @figure("09_beyond_logits", alt="""Students of one translator on MiniParl (synthetic), a mark a seed: to the right those who hold more probability outside of
-    what the grammar allows, upwards those who spread it more widely over the words that are open. Left is better; a height of 1 is the truth's own spread.""")
+    what the grammar allows, upwards those who spread it more widely over the words that are open. Left is better; a height of 1 is the truth's own spread.""", data=_lessons)
 def cover_or_seek(table):
     """columns: lesson, seed, outside (share of probability), spread (entropy at open words relative to the truth's)"""
     fig, ax = plt.subplots(figsize=(6.6, 3.9))
