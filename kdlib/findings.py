@@ -125,9 +125,10 @@ def _by_seed(query: dict, stored: Stored) -> tuple[list[float], list[dict]]:
         if (query.get("b") and not two) or (query.get("zero") and not at_0):
             continue
         if "slope" in query:
-            x = [r[query["over"]] for r in one] + [0.0] * len(at_0)
-            if len(set(x)) > 1:
-                found[seed] = scale * np.polyfit(x, [r[metric] for r in one + at_0], 1)[0]
+            points = pd.DataFrame({"x": [r[query["over"]] for r in one] + [0.0] * len(at_0), "y": [r[metric] for r in one + at_0]})
+            mean = points.groupby("x")["y"].mean()              # each value of the setting counts once, as in notebook 05
+            if len(mean) > 1:
+                found[seed] = scale * np.polyfit(mean.index, mean, 1)[0]
         else:
             found[seed] = scale * (np.mean([r[metric] for r in one]) - (np.mean([r[metric] for r in two]) if two else 0))
     if not found:
