@@ -37,8 +37,8 @@ def _runs(stored, half: str) -> pd.DataFrame:
 
 def _states(stored) -> pd.DataFrame:
     """Hidden states beside notebook 04's records of the same student, rows and steps."""
-    before = [{"seed": r["seed"], "student": "layers", "hidden": r["settings"]["method"], **r["results"]} for r in stored.records("04_distilbert_mnli")
-              if r["settings"]["method"] in ("ce", "kd") and r["seed"] < 3 and (r["settings"]["learning_rate"], r["settings"]["epochs"]) == (5e-4, 8)]
+    before = [{"seed": r["seed"], "student": "layers", "hidden": r["settings"].get("method"), **r["results"]} for r in stored.records("04_distilbert_mnli")
+              if r["settings"].get("method") in ("ce", "kd") and r["seed"] < 3 and (r["settings"].get("learning_rate"), r["settings"].get("epochs")) == (5e-4, 8)]
     return pd.concat([_runs(stored, "hidden"), pd.DataFrame(before)], ignore_index=True)[["student", "hidden", "seed", "accuracy", "teacher_accuracy"]]
 
 
