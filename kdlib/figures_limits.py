@@ -140,7 +140,7 @@ def claims(table):
     ax.set_xticks([-10, -1, 0, 1, 10, 100], ["−10", "−1", "0", "1", "10", "100"])
     ax.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     ax.set_yticks(range(len(order)), order)
-    ax.set(ylim=(len(order) - 0.4, -0.6), xlabel="beyond what the claim needs (points, BLEU, %, GB)")
+    ax.set(ylim=(len(order) - 0.4, -0.6), xlabel="beyond what the claim needs (points, BLEU, %, GB, nats/100)")
     for mark, told, face in (("o", "real", ink()), ("s", "synthetic", ink()), ("D", "estimate", ink()), ("o", "beside", paper())):
         ax.plot([], [], mark, color=ink(), markerfacecolor=face, markersize=5, linestyle="none", label=told)
     fig.legend(loc="outside upper center", ncols=4, handletextpad=0.1, columnspacing=1)
