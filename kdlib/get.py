@@ -166,7 +166,8 @@ def offline_advice(source, error) -> str:
     return (f"{source} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no text'}). "
             "Without network: stay with profile=laptop (its data ship with the course), or put a copy of the same layout "
             f"under {real_folder()} (KD_REAL=FOLDER, or `python -m kdlib get real --from FOLDER` on a machine that has one). "
-            "On a cluster's compute node: load the module that sets its HTTP proxy, or fetch on the login node first.")
+            "On a cluster's compute node: load the module that sets its HTTP proxy, or fetch on the login node first."
+            + (f" With network, too: {gated_advice(source)}" if str(source).startswith("meta-llama/") else ""))
 
 
 def gated_advice(source) -> str:

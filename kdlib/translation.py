@@ -205,6 +205,9 @@ def encode(pairs, tokenizer, *, max_length: int = 256, keep: tuple[str, ...] = (
 
     def one(batch):
         out = {"input_ids": [], "labels": [], **{k: [] for k in keep}}
+        for en, fr in zip(batch["en"], batch["fr"]):
+            if empty := [side for side, text in (("en, the source", en), ("fr, the target", fr)) if not (text or "").strip()]:
+                raise ValueError(f"a pair has an empty side ({' and '.join(empty)}): {(en or fr or '')[:60]!r}; translation.load drops such pairs")
         texts = [training_text(tokenizer, en, fr) for en, fr in zip(batch["en"], batch["fr"])]
         tokens = tokenizer([t for t, _ in texts], add_special_tokens=False, return_offsets_mapping=True)
         for i, (ids, spans, (text, begin)) in enumerate(zip(tokens["input_ids"], tokens["offset_mapping"], texts)):

@@ -449,3 +449,9 @@ def test_without_the_wheel_it_is_said_what_to_do(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install llama-models"):
         translation.tokenizer("llama-models")
+
+
+@pytest.mark.parametrize("en, fr, side", [("Hello", " ", "fr, the target"), (None, "Bonjour", "en, the source"), ("", "", "en, the source and fr, the target")])
+def test_a_pair_with_an_empty_side_is_named(chat, en, fr, side):
+    with pytest.raises(ValueError, match=f"empty side \\({side}\\)"):
+        translation.encode(dataset(en=["Yes", en], fr=["Oui", fr]), chat)
