@@ -130,6 +130,9 @@ class TeacherCache:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __reduce__(self):
+        return TeacherCache, (self.folder,)                     # open files do not travel to another process (--nproc): it opens its own
+
     def __fingerprint__(self) -> str:
         return self.folder.name
 

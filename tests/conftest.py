@@ -89,3 +89,13 @@ def llama3():
     if wheel is None or find_spec("tiktoken") is None:
         pytest.skip("Meta's vocabulary comes with the PyPI wheel llama-models (pip install 'kdlib[test]'), which is not installed")
     return translation.llama3_tokenizer(Path(wheel.submodule_search_locations[0]) / "llama3" / "tokenizer.model")
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_one_test_alone():
+    """What a command sets for its children (KD_NPROC, KD_MAX_MINUTES, …) must not reach the next test."""
+    before = {k: v for k, v in os.environ.items() if k.startswith("KD_")}
+    yield
+    for name in [k for k in os.environ if k.startswith("KD_") and k not in before]:
+        del os.environ[name]
+    os.environ.update(before)
