@@ -356,7 +356,7 @@ def attempt(words, folder, after=None):
 words, place = sys.argv[1:]
 begun = time.monotonic()
 assert attempt(words, place + "/whole")[0] == 0
-# Twenty draws of at most a twentieth of the undisturbed run, half of it together: however fast the machine, none is left to finish.
+# Twenty draws of at most a twentieth of the undisturbed run, six tenths of it together: however fast the machine, none is left to finish.
 most, draw, killed = (time.monotonic() - begun) / 20, random.Random(0), []
 for _ in range(20):
     code, steps = attempt(words, place + "/killed", draw.uniform(0, most))
