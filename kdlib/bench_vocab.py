@@ -238,7 +238,7 @@ def main(quick: bool = False, out: str | Path = "") -> int:
               f"against the leanest: {found['ours']['extra'] / min(o['extra'] for o in others):.2f} × its extra memory (goal 0.12)")
     rows = list(found.values())
     for name, more in () if quick else [*(("ours", size) for size in OURS), *(("plain", size) for size in PLAIN)]:
-        one = contest(name, *more, turns=1 if more[0] > 1024 or name == "plain" else 2)
+        one = contest(name, *more, turns=1 if more[0] > 1024 or name == "plain" else 3)
         if one:
             rows.append(one)
             line(one)

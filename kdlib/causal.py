@@ -103,10 +103,11 @@ def wide_loss(student, inputs: dict, keep: Tensor, targets: Tensor, teacher: dic
 def wide_answers(teacher, inputs: dict, keep: Tensor) -> dict:
     """A live teacher's answers as `wide_loss` takes them: hidden states and head, or logits where that can't be right."""
     heads = []
-    hidden = in_place_of_head(teacher, inputs, keep, lambda hidden, head: (heads.append(head), hidden)[1])
+    # the weights as they are inside the forward: whole, where FSDP shares them out
+    hidden = in_place_of_head(teacher, inputs, keep, lambda hidden, head: (heads.append((head.weight, head.bias)), hidden)[1])
     if hidden is None:
         return {"teacher_logits": logits_at(teacher, inputs, keep)}
-    return {"teacher_hidden": hidden, "teacher_head": heads[0].weight, "teacher_bias": heads[0].bias}
+    return {"teacher_hidden": hidden, "teacher_head": heads[0][0], "teacher_bias": heads[0][1]}
 
 
 def token_loss(student: Tensor, teacher: Tensor | TopK | None, targets: Tensor, *, temperature: float, alpha: float, divergence: str,

@@ -59,6 +59,23 @@ def in_processes(function, inputs: dict, seed: int, count: int):
     return value
 
 
+def shard(model, device):
+    """The frozen model, in place, with its weights shared out among all processes (FSDP2): a forward gathers a layer at a time.
+
+    Embeddings and head, once gathered, stay: the loss reads the head when the forward is over. Every process must ask the model
+    as often as the others do, or all of them wait.
+    """
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for stack in model.modules():
+        if isinstance(stack, torch.nn.ModuleList) and len(stack) == model.config.num_hidden_layers:
+            for layer in stack:
+                fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=False)
+
+
 def worker(place: Path) -> int:
     """What each process does."""
     import cloudpickle

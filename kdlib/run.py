@@ -227,7 +227,7 @@ class Run:
         write_json(self.folder / "run.json", configuration)
         set_record_aside(self.folder)
 
-    def stage(self, name: str, function, *, fresh: bool = False, **inputs):
+    def stage(self, name: str, function, /, *, fresh: bool = False, **inputs):
         """`function(**inputs)`, or its result of an earlier run if neither its source nor its inputs have changed.
 
         A function with a parameter `folder` is handed a folder that survives an interruption (Trainer's checkpoints go

@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 from transformers.trainer_utils import get_last_checkpoint
 
-from . import causal, checkpoints
+from . import causal, checkpoints, launch
 from .answers import TEACHER_LOGITS, teacher_logits
 from .losses import check_settings, distillation_loss
 from .models import check_pair, forward_inputs
@@ -39,6 +39,9 @@ class DistillationArguments(TrainingArguments):
     checkpoint_minutes: float = field(default_factory=lambda: float(os.environ.get("KD_CHECKPOINT_MINUTES", 10)),
                                       metadata={"help": "fit() saves this often, whatever save_strategy says; 0: never"})
     max_minutes: float = field(default=0.0, metadata={"help": "stop, save and evaluate after so many minutes; 0: when all is done"})
+
+    shard_teacher: bool = field(default=False, metadata={"help": "under torchrun each process holds a share of the live teacher's "
+                                                               "weights (FSDP), for a teacher that no GPU holds beside the student"})
 
     def __post_init__(self):
         if "warmup_ratio" not in TrainingArguments.__dataclass_fields__ and self.warmup_ratio:      # transformers 5: one field for both
@@ -120,7 +123,8 @@ class DistillationTrainer(Trainer):
     def _adopt(self, teacher) -> None:
         check_pair(teacher, self.model)
         teacher.requires_grad_(False).eval()
-        self._teacher["model"] = teacher.to(self.args.device)
+        shared = self.args.shard_teacher and self.args.world_size > 1
+        self._teacher["model"] = launch.shard(teacher, self.args.device) if shared else teacher.to(self.args.device)
 
     @property
     def teacher(self):

@@ -147,7 +147,7 @@ def test_a_batch_whose_targets_were_all_truncated(tmp_path, chat, rows, alpha):
 
 # -- the gradient does not depend on how a step is cut -----------------------------------------------------------------
 
-def train_in(folder, batch: int, accumulation: int = 1) -> dict:
+def train_in(folder, batch: int, accumulation: int = 1, **how) -> dict:
     """Two epochs of 24 rows with SGD; a third of the rows has no target at all, and some learn their first token too."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = tiny.pairs(256)
@@ -157,8 +157,11 @@ def train_in(folder, batch: int, accumulation: int = 1) -> dict:
     teacher, student = pair(chat)
     run = trainer(folder / "out", student, rows.map(change, with_indices=True), chat, teacher, ce_only=(translation.end_token_id(chat),),
                   optim="sgd", learning_rate=0.1, num_train_epochs=2, per_device_train_batch_size=batch,
-                  gradient_accumulation_steps=accumulation, logging_strategy="steps", logging_steps=1)
+                  gradient_accumulation_steps=accumulation, logging_strategy="steps", logging_steps=1, **how)
     run.fit()
+    if how.get("shard_teacher"):
+        layer = [p for n, p in run.teacher.named_parameters() if "layers.0" in n]
+        assert sum(p.to_local().numel() for p in layer) == sum(p.numel() for p in layer) / 2, "each process holds half of it"
     logged = [[entry[k] for k in ("ce", "kd")] for entry in run.state.log_history if "ce" in entry]
     weights = tiny.snapshot(run.model) | {"logged": torch.tensor(logged)}
     if run.is_world_process_zero():
@@ -175,6 +178,11 @@ def test_gradient_accumulation_changes_nothing(tmp_path, whole, batch, accumulat
 
 def test_two_processes_change_nothing(tmp_path):
     in_two_processes(tmp_path, f"import test_causal\ntest_causal.train_in(Path({str(tmp_path)!r}), 4)")
+    assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 3e-6
+
+
+def test_a_teacher_shared_out_among_two_processes_says_the_same(tmp_path):
+    in_two_processes(tmp_path, f"import os, test_causal\ntest_causal.train_in(Path({str(tmp_path)!r}), 4, shard_teacher=True)\nos._exit(0)")
     assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 3e-6
 
 
