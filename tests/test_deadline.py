@@ -308,6 +308,66 @@ def test_status_of_every_kind(fresh_runs, capsys):
     assert main(["status", "99"]) == 2 and "no runs of 99" in capsys.readouterr().err
 
 
+# -- a disk that is full ----------------------------------------------------------------------------------------------
+
+FULL = f'''
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import tiny
+from kdlib.trainer import loss_curves
+from transformers import TrainerCallback
+
+class Fill(TrainerCallback):
+    def on_save(self, args, state, control, **kw):              # somebody else's file, after the first checkpoint
+        if "FILL" in os.environ:
+            try:
+                with open(os.environ["FILL"], "wb", buffering=0) as file:
+                    while file.write(bytes(1 << 16)):
+                        pass
+            except OSError:
+                print("full at", state.global_step, flush=True)
+
+def train(words, folder):
+    tokenizer = tiny.tokenizer(Path(words))
+    rows = tiny.encoded(tokenizer, 48), tiny.encoded(tokenizer, 21, seed=1)
+    trainer = tiny.trainer(folder, tiny.bert(2, seed=8, dropout=0.2), rows, tokenizer, tiny.bert(4, seed=7), num_train_epochs=10,
+                           logging_strategy="steps", logging_steps=7, checkpoint_minutes=0.002)
+    trainer.add_callback(Fill())
+    trainer.fit()
+    return {{"history": loss_curves(trainer.state.log_history), "ce": trainer.evaluate()["eval_ce"]}}
+'''
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 240 MB: a run asks for 200 before it begins."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=240m", "tmpfs", str(place)], capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root alone")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_while_it_trains_costs_no_more_than_the_last_steps(notebook, tmp_path, small_disk, capsys, monkeypatch):  # noqa: F811
+    path = notebook(FULL, f"run.record(**run.stage('student', train, words={str(tmp_path)!r}))", "run.finish()")
+    monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
+    assert main(["run", str(path), "--profile", "smoke", "-p", f"run_dir={tmp_path / 'whole'}"]) == 0
+    capsys.readouterr(), monkeypatch.setenv("FILL", str(small_disk / "others"))
+    again = ["run", str(path), "--profile", "smoke", "-p", f"run_dir={small_disk / '04_distilbert_mnli' / 'run'}"]
+    assert main(again) == 1
+    said = capsys.readouterr()
+    assert "No space left" in said.out + said.err, said
+    monkeypatch.setenv("KD_RUNS", str(small_disk))
+    assert main(["status", "04"]) == 1 and "→ the disk or your quota is full: delete old runs" in capsys.readouterr().out
+    (small_disk / "others").unlink(), monkeypatch.delenv("FILL")
+    assert main(again) == 0
+    read = lambda folder: json.loads((folder / "record.json").read_text())["results"]
+    assert read(small_disk / "04_distilbert_mnli/run") == read(tmp_path / "whole")
+
+
 # -- killed at random --------------------------------------------------------------------------------------------------
 
 SCRIPT = f'''

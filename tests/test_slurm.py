@@ -104,7 +104,10 @@ def jobs(node, tmp_path_factory):
     short = make("short", *CELLS, step_seconds=1.2)
     moved = make("moved", *CELLS, step_seconds=1)
     smoke = make("smoke")
-    return {"short": (short, short.submit("--time", "00:02:00", "--until-done")),
+    early = make("early", *CELLS, step_seconds=0.7)
+    early.env["KD_MAX_MINUTES"] = "0.5"                         # of a job that has ten
+    return {"early": (early, early.submit("--time", "00:10:00", "--until-done")),
+            "short": (short, short.submit("--time", "00:02:00", "--until-done")),
             "moved": (moved, moved.submit("--time", "00:10:00")),
             "smoke": (smoke, smoke.submit("--grid", "seed=0,1,2,3", "--at-once", "2", "--time", "00:20:00"))}
 
@@ -174,6 +177,16 @@ def test_a_time_limit_that_is_too_short_is_gone_beyond_in_several_turns(node, jo
     assert work.results() == undisturbed
     assert int(re.search(r"Restarts=(\d+)", node.tell("scontrol", "show", "job", job))[1]) >= 1
     assert not list(work.runs.glob("*/*/record.partial.json"))
+
+
+def test_a_training_that_stops_by_itself_puts_its_job_back_into_the_queue(node, jobs, undisturbed):
+    """Exit code 75, not a signal: the limit is far away."""
+    work, job = jobs["early"]
+    assert node.wait(job, 400) == {"COMPLETED"}, work.logs()
+    assert work.results() == undisturbed and "the time limit is near" not in work.logs()
+    turns = re.findall(r"UNFINISHED \(75\): stopped early, student: (\d+) % of its training", work.logs())
+    restarts = int(re.search(r"Restarts=(\d+)", node.tell("scontrol", "show", "job", job))[1])
+    assert len(turns) == restarts >= 1 and turns == sorted(turns, key=int), work.logs()
 
 
 def test_a_node_that_dies_and_comes_back(node, tmp_path, undisturbed):
