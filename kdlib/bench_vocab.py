@@ -7,8 +7,10 @@
 
 Everyone computes (1-alpha)·CE + alpha·T²·KL(teacher ‖ student), mean over the labels that count, and its gradients, at a small
 size first, where they must agree. Memory is what the call takes above inputs, weights and gradients. "products" are the four
-bare matrix products at our chunk, into arrays that exist already: the least that the loss can cost. Both are counted in seconds
-of the processor too, which on a machine of one's own are the same, and on a shared one leave the neighbours out.
+bare matrix products at our chunk, into arrays that exist already: the least that the loss can cost. "into a fresh gradient": the
+same, with the head's gradient in new memory each time, as autograd wants it; getting a gigabyte from the system takes up to seconds
+on a virtual machine, and no time on one that has it at hand. Seconds of the processor are counted too, which on a machine of one's own
+are the same, and on a shared one leave the neighbours out.
 """
 import ast
 import contextlib
@@ -126,19 +128,20 @@ def turn(way, given: tuple) -> tuple[float, float]:
 
 
 def products(given: tuple):
-    """The four products of our loss, chunk by chunk, as a function of nothing."""
+    """(the four products of our loss, chunk by chunk, as a function of `fresh`, a chunk's tokens)."""
     hs, ws, ht, wt, y = (x.detach() for x in given)
     tokens, vocab = int((y != IGNORED).sum()), len(ws)
     chunk = _chunk("auto", vocab, hs.dtype, tokens)
-    s, t, to_hidden, to_head = torch.zeros(chunk, vocab), torch.zeros(chunk, vocab), torch.zeros(chunk, ws.shape[1]), torch.zeros_like(ws)
+    s, t, to_hidden, kept = torch.zeros(chunk, vocab), torch.zeros(chunk, vocab), torch.zeros(chunk, ws.shape[1]), torch.zeros_like(ws)
 
-    def run():
+    def run(fresh: bool = False):
+        to_head = torch.empty_like(ws) if fresh else kept
         for start in range(0, tokens, chunk):
             h, g = hs[start:min(start + chunk, tokens)], ht[start:min(start + chunk, tokens)]
             n = len(h)
             torch.mm(h, ws.t(), out=s[:n]), torch.mm(g, wt.t(), out=t[:n])
             torch.mm(s[:n], ws, out=to_hidden[:n])
-            to_head.addmm_(s[:n].t(), h)
+            to_head.addmm_(s[:n].t(), h, beta=float(start > 0))
     return run, chunk
 
 
@@ -162,14 +165,15 @@ def measure(name: str, tokens: int, vocab: int, width: int, wider: int, turns: i
         found |= {"extra": resident("VmHWM") - before - sum(x.numel() * 4 for x in given[:2]), "peak": resident("VmHWM")}
     else:
         seconds, found = [turn(way, given)], found | {"extra": math.nan, "peak": math.nan}
-    bare, run = [], None
+    bare, anew, run = [], [], None
     if name == "ours":
         run, found["chunk"] = products(given)
     for i in range(turns):                                      # in turn: a busy neighbour slows both
         bare.append(timed(run) if run else (math.nan, math.nan))
+        anew.append(timed(lambda: run(fresh=True)) if run else (math.nan, math.nan))
         if i + 1 < turns:
             seconds.append(turn(way, given))
-    for key, times in (("seconds", seconds), ("products", bare)):
+    for key, times in (("seconds", seconds), ("products", bare), ("fresh", anew)):
         found[key], found[f"{key}_cpu"] = map(min, zip(*times))
     return found
 
@@ -213,7 +217,7 @@ def child(name: str, *numbers: int) -> dict | None:
 def line(one: dict, against: dict | None = None) -> None:
     ratio = lambda key: f"{one[key] / against[key]:.2f} ×" if against else ""
     bare = (f"{one['seconds'] / one['products']:.2f} × products ({one['products']:.2f} s, chunk {one['chunk']}), "
-            f"{one['seconds_cpu'] / one['products_cpu']:.2f} × in processor seconds") if one["name"] == "ours" else ""
+            f"{one['seconds_cpu'] / one['products_cpu']:.2f} × in processor seconds, {one['seconds'] / one['fresh']:.2f} × products into a fresh gradient") if one["name"] == "ours" else ""
     print(f"{one['name']:14s} {one['tokens']:6d} {one['vocab']:8,d} {one['width']:5d}/{one['wider']:<5d} {one['apart']:8.0e} {one['seconds']:8.2f} s {ratio('seconds'):>8s} {one['seconds_cpu']:8.2f} s"
           f" {one['extra'] / 1e9:8.3f} GB {ratio('extra'):>8s} {one['peak'] / 1e9:7.2f} GB  {bare}", flush=True)
 
