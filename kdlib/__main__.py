@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="what became of the runs: done, running, partial, failed and why")
     status.add_argument("notebook", nargs="?", default="", help="one notebook's runs (default: all)")
 
-    train = commands.add_parser("train", help="distil from the command line; --help lists Trainer's options too", add_help=False)
+    train = commands.add_parser("train", help="distil without a notebook: train glue --help lists Trainer's options too", add_help=False)
     train.add_argument("rest", nargs=argparse.REMAINDER)
 
     figures = commands.add_parser("figures", help="redraw the slide figures from data/results; exit code 1 if a record is missing", description=(

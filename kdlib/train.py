@@ -1,20 +1,30 @@
 """Distil a sequence classifier from the command line, or on several processes:
 
-    python -m kdlib train --task mnli --data data/mini_nli --teacher data/teachers/mini_nli --layers 0,2 \\
-        --output_dir runs/cli --num_train_epochs 3 --learning_rate 5e-4 --temperature 2 --alpha 0.9
-    torchrun --nproc_per_node 2 -m kdlib train …
+    python -m kdlib train glue --task mnli --data data/mini_nli --teacher data/teachers/mini_nli --layers 0,2 \\
+        --num_train_epochs 3 --learning_rate 5e-4 --temperature 2 --alpha 0.9
+    torchrun --nproc_per_node 2 -m kdlib train glue …
+
+It has what a notebook's run has: a folder that belongs to its settings (under runs/train_glue, or --output_dir), checkpoints, the
+job's deadline, a record, and a line in `python -m kdlib status`. Exit codes as in `batch`.
 """
 import json
 import re
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from transformers import HfArgumentParser
 
-from . import glue, models, teacher_cache
-from .run import writable
-from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
+from . import deadline, glue, lock, models, teacher_cache
+from .batch import OK, STOPPED
+from .run import Run, guess, run_folder, writable
+from .trainer import DistillationArguments, DistillationTrainer, loss_curves, teacher_logits
+
+NAME = "train_glue"                         # where a notebook's run has the notebook's name
+MACHINES = {"output_dir", "logging_dir", "run_name", "local_rank", "use_cpu", "no_cuda", "disable_tqdm", "dataloader_num_workers",
+            "dataloader_pin_memory", "include_num_input_tokens_seen", "per_device_eval_batch_size", "checkpoint_minutes",
+            "max_minutes"}                  # options that change no result
 
 
 @dataclass
@@ -34,7 +44,54 @@ class DataAndModels:
 
 
 def main(arguments: list[str]) -> int:
-    given, args = HfArgumentParser((DataAndModels, DistillationArguments), prog="python -m kdlib train").parse_args_into_dataclasses(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        kind, *arguments = arguments
+        if kind != "glue":
+            raise ValueError(f"there is no `train {kind}`{guess(kind, ['glue'])}; there is glue")
+    deadline.fix()
+    given, args = parse(arguments)
+    check(given, args)
+    with recorded(given, args) as run:
+        metrics = train(given, args)
+        if run:
+            run.record(**metrics)
+    return STOPPED if run and run.partial else OK
+
+
+def parse(arguments: list[str]) -> tuple[DataAndModels, DistillationArguments]:
+    parser = HfArgumentParser((DataAndModels, DistillationArguments), prog="python -m kdlib train glue")
+    given, args = parser.parse_args_into_dataclasses(arguments)
+    if not any(text.split("=")[0] == "--output_dir" for text in arguments):
+        args.output_dir = str(run_folder(NAME, "cli", args.seed, settings(given, args)))
+    return given, args
+
+
+def settings(given: DataAndModels, args: DistillationArguments) -> dict:
+    """What was asked for, Trainer's options as far as they are not its defaults."""
+    # not against a second DistillationArguments: it would reset the process group that the first one made
+    usual = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(DistillationArguments)}
+    plain = {k: v for k, v in sorted(args.to_dict().items()) if isinstance(v, (bool, int, float, str)) and not k.endswith("_token")}
+    return asdict(given) | {name: value for name, value in plain.items() if value != usual.get(name) and name not in MACHINES}
+
+
+@contextmanager
+def recorded(given: DataAndModels, args: DistillationArguments):
+    """The run, its folder taken and, without an error, its record written; None in all processes but the first."""
+    if args.process_index:
+        yield None
+        return
+    folder = Path(args.output_dir)
+    writable(folder)
+    lock.acquire(folder)
+    try:
+        run = Run(NAME, "cli", args.seed, settings(given, args), args.output_dir)
+        yield run
+        run.finish()
+    finally:
+        lock.release(folder)
+
+
+def check(given: DataAndModels, args: DistillationArguments) -> None:
     if given.task not in glue.TASKS:
         raise ValueError(f"--task must be one of {', '.join(glue.TASKS)}, not {given.task!r}")
     if bool(given.layers) == bool(given.student):
@@ -43,7 +100,10 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"--max_length and --num_train_epochs must be above 0, not {given.max_length} and {args.num_train_epochs:g}")
     if not re.fullmatch(r"(\d+(,\d+)*)?", given.layers):
         raise ValueError(f"--layers must be numbers with commas between them, as 0,2,4, not {given.layers!r}")
-    writable(Path(args.output_dir))
+
+
+def train(given: DataAndModels, args: DistillationArguments) -> dict:
+    """Results for the record; the student lies in the output folder."""
     task = glue.TASKS[given.task]
     torch.manual_seed(args.seed)
     tokenizer, teacher = models.load_tokenizer(given.teacher), models.load(given.teacher, labels=task.labels)
@@ -68,4 +128,4 @@ def main(arguments: list[str]) -> int:
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(args.output_dir)
         print(json.dumps({k: round(v, 4) for k, v in metrics.items() if isinstance(v, float)}))
-    return 0
+    return {"history": loss_curves(trainer.state.log_history), **{k: metrics[f"eval_{k}"] for k in ("ce", "kd", "accuracy", "macro_f1") if f"eval_{k}" in metrics}}

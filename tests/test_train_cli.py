@@ -9,6 +9,7 @@ import tiny
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from kdlib import lock, results
 from kdlib.__main__ import main
 
 
@@ -56,6 +57,35 @@ def test_one_process(place, tmp_path, capsys):
     told = capsys.readouterr().out
     check_student(tmp_path / "student", told)
     assert "step    24/24" in told and "kd" in told
+
+
+def test_it_has_a_folder_and_a_record_like_a_notebooks_run(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
+    options = command(place, "")
+    where = options.index("--output_dir")
+    del options[where:where + 2]
+    assert main(["train", "glue", *options[1:]]) == 0
+    record, = results.records("train_glue")
+    assert record["settings"]["alpha"] == 0.7 and record["settings"]["layers"] == "0" and "output_dir" not in record["settings"]
+    assert record["results"]["accuracy"] > 0.5 and [row["step"] for row in record["results"]["history"]] == [6, 12, 18, 24, 24]
+    folder, = (tmp_path / "runs/train_glue").iterdir()
+    assert (folder / "model.safetensors").exists() and not (folder / "in_use.json").exists()
+    assert main(["train", *options[1:], "--max_minutes", "0.00001"]) == 75, "the same settings, the same folder"
+    assert not list(folder.glob("record.json")) and (folder / "record.partial.json").exists()
+    assert main(["status"]) == 75 and "of its training" in capsys.readouterr().out
+    assert main(["train", *options[1:]]) == 0 and results.records("train_glue")[0]["results"] == record["results"]
+
+
+def test_a_folder_of_other_settings_or_in_use_is_refused(place, tmp_path):
+    output = tmp_path / "student"
+    assert main(command(place, output, num_train_epochs=1)) == 0
+    with pytest.raises(ValueError, match="another configuration .*differs in learning_rate"):
+        main(command(place, output, num_train_epochs=1, learning_rate=0.5))
+    lock.acquire(output)
+    with pytest.raises(OSError, match="in use by process"):
+        main(command(place, output, num_train_epochs=1))
+    with pytest.raises(ValueError, match="there is no `train gleu`; did you mean 'glue'"):
+        main(["train", "gleu", "--task", "mnli"])
 
 
 def test_a_bert_becomes_a_distilbert(place, tmp_path, capsys):
