@@ -3,7 +3,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .drawing import COLORS, figure, ink, paper, seeds
+from .drawing import COLORS, again, figure, ink, paper, seeds
 
 
 # -- 08 · Limits ----------------------------------------------------------------------------------------------------------
@@ -37,6 +37,11 @@ def quantisation_plane(table):
         axes[0][0].plot([], [], "os"[i], color=COLORS[i], markerfacecolor=paper() if i else COLORS[0], label=told)
     fig.legend(fontsize=8.5, ncols=2, loc="outside upper center", columnspacing=1, handletextpad=0.3)
     return fig
+
+
+again(quantisation_plane, "quantisation_plane_mnli", "08_limits", file="lab", alt="""Quantisation on real MNLI rows, a panel a model: validation accuracy
+    against the size of the weights, packed, on a logarithmic axis, each point with its method's name. Filled circles: scales for a row or a
+    group of weights; open squares: one scale for a whole matrix; a dashed line: accuracy in 32 bits. One run.""")
 
 
 @figure("08_limits", alt="""Which layers break first: one kind of layer at a time with few bits and one scale a matrix, all others in floats; a bar for the KL from

@@ -31,7 +31,7 @@ SLIDES = {
     "eurollama_rates": "EuroLlama: learning rates", "translators": "EuroLlama: what helps", "translations": "EuroLlama: translations",
     "vocabulary_cost": "What the loss costs at 128,256 words",
     "end_recipes": "Hallucinated tokens: recipes", "end_learnt": "The end token is learnt", "end_unlearnt": "The end token is unlearnt",
-    "quantisation_plane": "Quantisation: size and quality", "layer_sensitivity": "Which layers break first", "into_few_bits": "Training on the grid",
+    "quantisation_plane": "Quantisation: MiniNLI (synthetic)", "quantisation_plane_mnli": "Quantisation: MNLI", "layer_sensitivity": "Which layers break first", "into_few_bits": "Training on the grid",
     "memory_bars": "Memory: which GPU fits",
     "two_modes": "Covering and seeking", "hidden_states": "Hidden states: MiniNLI (synthetic)", "cover_or_seek": "Divergences: MiniParl (synthetic)",
     "claims": "The lecture's claims beside the records"}
