@@ -121,8 +121,8 @@ def _claims(stored):
 
 
 @figure("10_findings", alt="""The lecture's claims, a row each, with the evidence on a symmetric logarithmic axis: how far the mean lies beyond what the claim needs, with its 95 per cent interval
-    over seeds. Filled marks decide, hollow ones are shown beside: circles are real rows, squares synthetic, diamonds an estimate. A claim is supported where all filled
-    intervals lie right of the line; the verdict stands at the right.""", data=_claims)
+    over seeds (an estimate's: its tolerance). Filled marks decide, hollow ones are shown beside: circles are real rows, squares synthetic, diamonds an estimate. A claim is
+    supported where all filled intervals lie right of the line; the verdict stands at the right. Units differ between rows.""", data=_claims)
 def claims(table):
     """columns: short, verdict_of_claim, for it, real, given, shown, decides, mean, low, high, limit, sign (1: above the limit)"""
     order = list(dict.fromkeys(table["short"]))
@@ -131,7 +131,7 @@ def claims(table):
     for y, short in enumerate(order):
         part = table[table["short"] == short]
         told = part["verdict_of_claim"].iloc[0]
-        some = part[part["mean"].notna() & np.isfinite(part["low"]) & ~part["shown"].fillna(False).astype(bool)]
+        some = part[part["mean"].notna() & np.isfinite(part["low"])]
         for row, shift in zip(some.to_dict("records"), np.linspace(-0.28, 0.28, len(some)) if len(some) > 1 else [0]):
             mean, low, high = (row["sign"] * (row[k] - row["limit"]) for k in ("mean", "low", "high"))
             color = looks[row["verdict"]]

@@ -4,7 +4,8 @@
     claims[["claim", "verdict"]]
 
 The claims and their queries are data (`claims.yaml`); new records change the verdicts. The rule, `verdict`: supported if the whole
-95 % interval over seeds lies where the claim says; not supported otherwise; not tested here without two seeds that could say so.
+95 % interval over seeds lies where the claim says; not supported otherwise; not tested here without two seeds that could say so. Three
+claims are no matter of seeds and are `given`: two estimates, whose interval is the tolerance that tests hold them to, and a definition.
 No torch here.
 """
 import fnmatch
@@ -45,21 +46,23 @@ def judge(claims: list[dict] | None = None, *, stored: Stored | None = None, **t
     """(evidence, claims). evidence: a row a query, with mean, low, high, n, minutes, verdict, missing. claims: a row a claim.
 
     thresholds: `severe`, `fails`. A query whose record is missing is named in its row, and the others are judged. A claim is
-    supported if all its deciding evidence is: that from real rows where there is some that was tested, else from synthetic ones.
+    supported if all its deciding evidence is: that from real rows where there is some, else from synthetic ones. Evidence that should
+    be there and is lost leaves the claim untested, unless what is left refutes it: losing a record must not make a claim true.
     """
     stored, rows, verdicts = stored or Stored("laptop"), [], []
     for claim in claims if claims is not None else load():
         found = [_evidence(claim, query, stored, THRESHOLDS | thresholds) for query in claim["evidence"]]
-        tested = [e for e in found if e["verdict"] != UNTESTED and not e["shown"]]
-        deciding = [e for e in tested if e["real"]] or tested
+        counted = [e for e in found if not e["shown"] and (e["verdict"] != UNTESTED or (e["missing"] and not e["optional"]))]
+        counted = [e for e in counted if e["real"]] or counted
+        deciding = [e for e in counted if not e["missing"]]
         for e in found:
             e["decides"] = any(e is d for d in deciding)
         yes = sum(e["verdict"] == SUPPORTED for e in deciding)
         about = {"id": claim["id"], "short": claim["short"], "claim": claim["claim"]}
         rows += [about | e for e in found]
         verdicts.append(about | {
-            "verdict": UNTESTED if not deciding else SUPPORTED if yes == len(deciding) else NOT,
-            "for it": f"{yes} of {len(deciding)}" if deciding else "–",
+            "verdict": NOT if yes < len(deciding) else SUPPORTED if counted and yes == len(counted) else UNTESTED,
+            "for it": f"{yes} of {len(counted)}" if deciding else "–",
             "rows": "–" if not deciding else "real" if deciding[0]["real"] else "given" if deciding[0]["given"] else "synthetic",
             "minutes": round(sum({k: v for e in deciding for k, v in e["used"].items()}.values()) / 60, 1), "reading": " ".join(claim["reading"].split()),
             "missing": "; ".join(sorted({e["missing"] for e in found if e["missing"]}))})
@@ -78,17 +81,14 @@ def _evidence(claim: dict, query: dict, stored: Stored, thresholds: dict) -> dic
     given = any(k in query for k in ("estimate", "spoken", "class"))                   # a number that no seed of ours stands behind
     row = {"corpus": query["corpus"], "what": query["what"], "real": query.get("real", False), "given": given, "shown": query.get("shown", False),
            "unit": query.get("unit", "points"), "limit": next(iter(limit.values()), np.nan), "sign": -1 if {"below", "at_most"} & set(limit) else 1,
-           "records": query.get("records", query.get("class", "lecture")), "optional": query.get("optional", False), "minutes": 0.0, "missing": "", "used": {}}
+           "records": query.get("records", "lecture"), "optional": query.get("optional", False), "minutes": 0.0, "missing": "", "used": {}}
     try:
         if "class" in query:
-            names = stored.json(query["class"])["architectures"]
+            names = _spoken(stored, query["class"])
             wrong = any(fnmatch.fnmatch(name, query["not"]) for name in names)
             return row | dict(mean=np.nan, low=np.nan, high=np.nan, n=len(names), unit=", ".join(names), verdict=NOT if wrong else SUPPORTED)
         if "spoken" in query:
-            value = stored.lecture()
-            for key in query["spoken"]:
-                value = value[key]
-            values, used = [value * query.get("scale", 1)], []
+            values, used = [_spoken(stored, query["spoken"]) * query.get("scale", 1)], []
         elif "estimate" in query:
             notebook, file = query["records"].split("/")
             table = stored.table(notebook, query["estimate"], file)
@@ -103,6 +103,14 @@ def _evidence(claim: dict, query: dict, stored: Stored, thresholds: dict) -> dic
     found = results.interval(np.array(values) * (-1 if claim.get("mirror") else 1) + query.get("plus", 0))
     return row | dict(mean=found.mean, low=found.low, high=found.high, n=found.n, verdict=verdict(found.low, found.high, found.n, **limit),
                       minutes=sum(r.get("seconds") or 0 for r in used) / 60, used={(query["records"], json.dumps(r["settings"], sort_keys=True), r["seed"]): r.get("seconds") or 0 for r in used})
+
+
+def _spoken(stored: Stored, keys: list[str]):
+    """A number, or a list of names, of the lecture's."""
+    value = stored.lecture()
+    for key in keys:
+        value = value[key]
+    return value
 
 
 def _matches(row: dict, wanted: dict) -> bool:
@@ -130,11 +138,17 @@ def _by_seed(query: dict, stored: Stored) -> tuple[list[float], list[dict]]:
             if len(mean) > 1:
                 found[seed] = scale * np.polyfit(mean.index, mean, 1)[0]
         else:
-            found[seed] = scale * (np.mean([r[metric] for r in one]) - (np.mean([r[metric] for r in two]) if two else 0))
+            found[seed] = scale * (np.mean([r[metric] for r in one]) - (np.mean([r[query.get("b_metric", metric)] for r in two]) if two else 0))
     if not found:
         raise Missing(f"data/results/{query['records']}.json has no runs for {query['what']!r}")
     used = {id(r["record"]): r["record"] for r in a + b + zero}
     return list(found.values())[:1 if query.get("one_model") else None], list(used.values())
+
+
+def refuse_lost(evidence: pd.DataFrame) -> None:
+    """Missing, which names each record that a verdict wanted and did not find; what is optional may come later."""
+    if lost := sorted(set(evidence["missing"][(evidence["missing"] != "") & ~evidence["optional"]])):
+        raise Missing("; ".join(lost) + ": the verdicts that need it are not given")
 
 
 def _pick(runs: list[dict], wanted: dict | None) -> list[dict]:

@@ -58,7 +58,7 @@ def test_real_rows_decide_and_synthetic_ones_stand_beside():
     files = {"n/real": made([0.01, -0.02, 0.01]), "n/mini": made([0.05, 0.06, 0.055])}
     evidence, claims = findings.judge(claim(QUERY, synthetic), stored=Made(files))
     assert claims[["verdict", "for it", "rows"]].values.tolist() == [[NOT, "0 of 1", "real"]] and evidence["decides"].tolist() == [True, False]
-    evidence, claims = findings.judge(claim(QUERY, synthetic), stored=Made({"n/mini": files["n/mini"]}))
+    evidence, claims = findings.judge(claim(QUERY | {"optional": True}, synthetic), stored=Made({"n/mini": files["n/mini"]}))
     assert claims[["verdict", "rows"]].values.tolist() == [[SUPPORTED, "synthetic"]] and "there is no data/results/n/real.json" in claims["missing"][0]
 
 
@@ -66,6 +66,20 @@ def test_all_deciding_evidence_must_agree():
     other = QUERY | {"records": "n/other"}
     files = {"n/real": made([0.05, 0.06, 0.055]), "n/other": made([0.01, -0.02, 0.01])}
     assert findings.judge(claim(QUERY, other), stored=Made(files))[1][["verdict", "for it"]].values.tolist() == [[NOT, "1 of 2"]]
+
+
+def test_losing_a_record_makes_no_claim_true():
+    """What spoke against it is gone; what is left may still refute it, and can't support it."""
+    other, synthetic = QUERY | {"records": "n/other"}, QUERY | {"records": "n/mini", "real": False}
+    good, bad = made([0.05, 0.06, 0.055]), made([0.01, -0.02, 0.01])
+    judged = lambda files, *queries: findings.judge(claim(*queries), stored=Made(files))
+    evidence, claims = judged({"n/real": good}, QUERY, other)
+    assert claims[["verdict", "for it"]].values.tolist() == [[UNTESTED, "1 of 2"]] and "n/other.json" in claims["missing"][0]
+    with pytest.raises(gallery.Missing, match="n/other.json: the verdicts that need it are not given"):
+        findings.refuse_lost(evidence)
+    assert judged({"n/real": bad}, QUERY, other)[1]["verdict"][0] == NOT
+    assert judged({"n/mini": good}, QUERY, synthetic)[1]["verdict"][0] == UNTESTED, "synthetic rows do not take the real ones' place"
+    findings.refuse_lost(judged({"n/real": good}, QUERY, other | {"optional": True})[0])
 
 
 def test_seeds_are_paired():
@@ -89,6 +103,8 @@ def sweep(slope):
 def test_both_conventions_of_alpha_and_a_sweep_that_arrives_later(slope):
     """The two readings mirror each other, and real MNLI is taken into account as soon as its sweep is stored."""
     claims = [c for c in findings.load() if c["id"].startswith("alpha_higher")]
+    for claim in claims:
+        claim["evidence"] = [q | {"optional": True} for q in claim["evidence"] if not q.get("shown")]
     evidence, verdicts = findings.judge(claims, stored=Made({"04_distilbert_mnli/lab_temperature": sweep(slope)}))
     ours, book = verdicts.set_index("id")["verdict"].loc[["alpha_higher", "alpha_higher_mirrored"]]
     assert (ours, book) == ((SUPPORTED, NOT) if slope > 0 else (NOT, SUPPORTED))
