@@ -70,6 +70,30 @@ def local_copy(source: str | Path) -> Path | None:
     return folder if not Path(source).is_absolute() and folder.is_dir() and any(folder.iterdir()) else None
 
 
+def read_parquet(files: list, where: str):
+    """The rows of Parquet files as one `datasets.Dataset`. ValueError when there are none, and for a damaged file, by name."""
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    count = 0
+    for file in files:
+        try:
+            count += pq.read_metadata(file).num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file} is no whole Parquet file ({error}); fetch or copy it again") from error
+    if not count:
+        raise ValueError(f"{where} is empty")
+    try:
+        return datasets.Dataset.from_parquet([str(file) for file in files])
+    except Exception as error:                                  # its own error does not say which file
+        for file in files:
+            try:
+                pq.read_table(file)
+            except (pa.ArrowException, OSError) as damage:
+                raise ValueError(f"{file} is damaged ({damage}); fetch or copy it again") from error
+        raise
+
+
 def get_real(parts: list[str] | None = None, source: Path | None = None) -> Path:
     """Fetch (or copy from `source`) the named parts of `REAL`, all by default; files that are there and right are kept.
 

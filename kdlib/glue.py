@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .get import GLUE_REVISION, local_copy, offline_advice, probe_hub
+from .get import GLUE_REVISION, local_copy, offline_advice, probe_hub, read_parquet
 from .run import ROOT
 
 
@@ -39,7 +39,6 @@ def load(task: str | Task, source: str | Path, split: str, *, rows: int = 0, amo
     test split), ConnectionError with advice when the hub cannot be reached.
     """
     import datasets
-    import pyarrow.parquet as pq
     if rows < 0:
         raise ValueError(f"rows must be a count, or 0 for all, not {rows}")
     task = TASKS[task] if isinstance(task, str) else task
@@ -50,9 +49,7 @@ def load(task: str | Task, source: str | Path, split: str, *, rows: int = 0, amo
         if not files:
             there = sorted({f.name.split("-0")[0].removesuffix(".parquet") for f in folder.glob("*.parquet")})
             raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(there) or 'no Parquet file'}")
-        if not sum(pq.read_metadata(f).num_rows for f in files):
-            raise ValueError(f"{folder}, split {split!r} is empty")
-        data = datasets.Dataset.from_parquet([str(f) for f in files])
+        data = read_parquet(files, f"{folder}, split {split!r}")
     else:
         probe_hub(source)                                   # seconds, where the library's own retries take half a minute
         try:

@@ -51,7 +51,7 @@ def build(teacher, rows, tokenizer, *, topk: int = 0, temperatures: tuple[float,
     disk is too small (seen with the first shard) or fills up later (finished shards stay and are used next time).
     """
     vocabulary = teacher.config.vocab_size
-    if not isinstance(topk, int) or not 0 <= topk <= vocabulary:
+    if isinstance(topk, bool) or not isinstance(topk, int) or not 0 <= topk <= vocabulary:
         raise ValueError(f"topk must be a count up to the vocabulary's {vocabulary:,} words (0: a classifier's logits), not {topk!r}")
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be float32 or float16, not {dtype!r}")

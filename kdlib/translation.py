@@ -23,7 +23,7 @@ import torch
 from .causal import logits_at
 from .chat import (BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer,  # noqa: F401
                    token_id, with_end_token)
-from .get import local_copy, offline_advice, probe_hub
+from .get import local_copy, offline_advice, probe_hub, read_parquet
 from .run import ROOT
 
 SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>")
@@ -50,7 +50,7 @@ def load(source: str | Path, split: str, *, rows: int = 0, min_words: int = 1, m
     A source with the one split "train" is split here, by a hash of the English sentence: 1 % validation, 1 % test; of one that has
     validation and no test, about half of the validation pairs are the test.
     rows: the first so many after a fixed shuffle (0: all). ValueError for a missing split or language, for English and French
-    the wrong way round, and when nothing is left; ConnectionError with advice when the hub cannot be reached.
+    the wrong way round or one of them twice, for a damaged file, and when nothing is left; ConnectionError with advice when the hub cannot be reached.
     """
     import datasets
     if rows < 0:
@@ -93,7 +93,7 @@ def _read(source: str | Path, revision: str | None) -> dict:
             files.setdefault(re.sub(r"(-\d+-of-\d+)?\.parquet$", "", file.name), []).append(str(file))
         if not files:
             raise ValueError(f"{folder} has no Parquet file")
-        return {name: datasets.Dataset.from_parquet(paths) for name, paths in files.items()}
+        return {name: read_parquet(paths, f"{folder}, split {name!r}") for name, paths in files.items()}
     probe_hub(source)
     try:
         return dict(datasets.load_dataset(str(source), "en-fr", revision=revision))
@@ -115,6 +115,8 @@ def _columns(data, where: str) -> tuple[list[str], list[str]]:
     if french[0] > 0 > french[1]:
         raise ValueError(f"{where}: the wrong language direction. Its `en` reads like French and its `fr` like English, for "
                          f"example {texts[0][0][:60]!r} → {texts[1][0][:60]!r}. Swap the two.")
+    if max(french) < -20 or min(french) > 20:
+        raise ValueError(f"{where}: `en` and `fr` both read like {'English' if french[0] < 0 else 'French'}, for example {texts[0][0][:60]!r} → {texts[1][0][:60]!r}")
     return texts
 
 
@@ -285,6 +287,9 @@ def translate(model, tokenizer, sentences: list[str], *, batch_size: int = 32, m
     A translation ends at the end token or where the turn ends. One that never ends is cut off at max_new_tokens (0: twice
     its batch's longest source and 32 more) and reported. ValueError for an empty sentence and one that leaves no room.
     """
+    for name, count, least in (("batch_size", batch_size, 1), ("max_new_tokens", max_new_tokens, 0), ("beams", beams, 1)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise ValueError(f"{name} must be a whole number from {least} on, not {count!r}")
     stops = [end_token_id(tokenizer), *(i for t in (EOT, "<|end_of_text|>", "<|eom_id|>") if (i := token_id(tokenizer, t)) is not None)]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | {tokenizer.unk_token_id}
     prompts = [prompt(tokenizer, s, shots=shots) for s in sentences]

@@ -220,3 +220,12 @@ def test_calibration_against_a_loop_and_a_model_that_knows_its_odds():
 def test_calibration_of_nothing_is_refused(logits, labels, bins):
     with pytest.raises(ValueError, match="as many labels as rows"):
         glue.calibration(logits, labels, bins)
+
+
+@pytest.mark.parametrize("damage, sentence", [(lambda data: data[:len(data) // 2], "no whole Parquet file"), (lambda data: data[:4] + bytes(600) + data[604:], "is damaged")])
+def test_a_damaged_file_is_named(tmp_path, damage, sentence):
+    tiny.hub_folder(tmp_path)
+    file = tmp_path / "mnli" / "train-00000-of-00001.parquet"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=f"train-00000-of-00001.parquet.* {sentence}|{sentence}"):
+        glue.load("mnli", tmp_path, "train")

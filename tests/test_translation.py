@@ -455,3 +455,16 @@ def test_without_the_wheel_it_is_said_what_to_do(monkeypatch):
 def test_a_pair_with_an_empty_side_is_named(chat, en, fr, side):
     with pytest.raises(ValueError, match=f"empty side \\({side}\\)"):
         translation.encode(dataset(en=["Yes", en], fr=["Oui", fr]), chat)
+
+
+def test_one_language_on_both_sides_is_refused(tmp_path):
+    english = [f"this is the house of the man number {i} that is for the king and the people" for i in range(40)]
+    rows = {"en": english, "fr": [text.replace("house", "home") for text in english]}
+    with pytest.raises(ValueError, match="both read like English, for example 'this is the house"):
+        translation.load(tiny.europarl(tmp_path, train=rows, validation=rows), "train")
+
+
+@pytest.mark.parametrize("wrong", [dict(batch_size=0), dict(batch_size=-1), dict(beams=0), dict(max_new_tokens=-1), dict(batch_size=True)])
+def test_counts_that_would_translate_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a whole number from"):
+        translation.translate(None, None, ["a"], **wrong)
