@@ -187,10 +187,18 @@ def _course(given) -> int:
     return batch.course(given.profile, tuple(given.notebooks) or batch.COURSE, inplace=given.inplace)
 
 
+def end_as_ctrl_c() -> None:
+    """Slurm's scancel and a plain kill end it as Ctrl-C does; scancel's second signal must not cut the clearing up short."""
+    def once(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, once)
+
+
 def _run(given) -> int:
     from . import batch
     _apply(given)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)          # Slurm's scancel and a plain kill end it as Ctrl-C does
+    end_as_ctrl_c()
     outcome = batch.run_notebook(given.notebook, given.profile, {k: value(v) for k, v in unique(given.parameters, "-p").items()})
     print(f"executed notebook  {outcome.executed}")
     if outcome.code:
@@ -205,7 +213,7 @@ def _sweep(given) -> int:
     _apply(given)
     grid = {name: [value(v) for v in values] for name, values in unique(given.grid, "--grid").items()}
     parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)          # Slurm's scancel and a plain kill end it as Ctrl-C does
+    end_as_ctrl_c()
     return batch.sweep(given.notebook, grid, given.profile, parameters=parameters, jobs=given.jobs, task=given.task)
 
 
@@ -217,7 +225,14 @@ def _sbatch(given) -> int:
                         until_done=given.until_done, nproc=given.nproc, yes=given.yes, partition=given.partition, gres=given.gres,
                         time=given.time, mem=given.mem, cpus=given.cpus, at_once=given.at_once,
                         command=shlex.join(["python", "-m", "kdlib", *sys.argv[1:]]))
-    print(slurm.submit(text) if given.submit else text, end="\n" if given.submit else "")
+    if not given.submit:
+        slurm.make_log_folder()
+        print(text, end="")
+        return 0
+    job = slurm.submit(text)
+    print(job)
+    if why := slurm.waits_for_ever(job):
+        print(f"kdlib sbatch: job {job} will not start as it is: {why}", file=sys.stderr)
     return 0
 
 

@@ -78,17 +78,18 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     try:
         outcome = _run_in(folder, path, executed, {"profile": profile, **parameters}, {
             "KD_RUNS": str(runs or runs_root()), "TOKENIZERS_PARALLELISM": "false", "KD_BATCH": "1", "PYTHONNOUSERSITE": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")))),      # the kernel's kdlib is ours
             "PYDEVD_DISABLE_FILE_VALIDATION": "1"}, timeout, threads, stop)
-        _tell(folder, outcome.code, outcome.error, outcome.seconds)
+        tell(folder, outcome.code, outcome.error, outcome.seconds)
         return outcome
     except KeyboardInterrupt:
-        _tell(folder, INTERRUPTED, "interrupted; the same command goes on from its last checkpoint")
+        tell(folder, INTERRUPTED, "interrupted; the same command goes on from its last checkpoint")
         raise
     finally:
         lock.release(folder)
 
 
-def _tell(folder: Path, code: int, error: str, seconds: float = 0.0) -> None:
+def tell(folder: Path, code: int, error: str, seconds: float = 0.0) -> None:
     """How a run ended, for `status`."""
     write_json(folder / "outcome.json", {"code": code, "error": error, "seconds": round(seconds, 1), "job": lock.job(),
                                          "log": os.environ.get("KD_LOG", ""), "ended": time.time()})

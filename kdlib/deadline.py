@@ -45,9 +45,9 @@ def at() -> float | None:
     if "KD_MAX_MINUTES" in os.environ:
         ends.append(time.time() + 60 * _positive("KD_MAX_MINUTES"))
     if job := os.environ.get("SLURM_JOB_ID"):
-        began = float(os.environ["KD_JOB_BEGAN"]) if "KD_JOB_BEGAN" in os.environ else None
+        began = _positive("KD_JOB_BEGAN") if "KD_JOB_BEGAN" in os.environ else None
         if (end := slurm_end(job, began)) is not None:
-            ends.append(end - float(os.environ.get("KD_MARGIN", MARGIN_SECONDS)))
+            ends.append(end - (_positive("KD_MARGIN") if "KD_MARGIN" in os.environ else MARGIN_SECONDS))
     return min(ends, default=None)
 
 

@@ -8,6 +8,8 @@ transport that works on Windows too, and unlike a lock around the start nobody w
 """
 import asyncio
 import json
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -53,7 +55,18 @@ class Engine(NBClientEngine):
         return super().execute_managed_notebook(*args, kernel_manager_class=KernelManager, **kwargs)
 
 
+def end_with_parent() -> None:
+    """End, and with us the kernel (it watches its parent as well), when whoever started us is gone: nobody would read what we write."""
+    parent = os.getppid()
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    end_with_parent()
     from papermill.cli import papermill
     papermill_engines.register(None, Engine)                    # None: the engine that papermill takes by default
     papermill()

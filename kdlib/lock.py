@@ -39,7 +39,9 @@ def acquire(folder: Path) -> None:
                               f"dead, delete {folder / NAME}")
             else:
                 _remove_stale(folder, said)
-        raise OSError(f"the run folder {folder} could not be taken: {NAME} comes back; another run wants it too")
+        said = owner(folder)
+        raise OSError(f"the run folder {folder} " + (f"is in use by {name(said)}. Wait for it, or end it" if said and said["alive"] else
+                                                     f"could not be taken: {NAME} comes back; another run wants it too"))
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -55,11 +57,16 @@ def _link(fresh: Path, target: Path) -> None:
 
 
 def join(folder: Path) -> None:
-    """A kernel of a batch run: its parent has taken the folder, and it belongs into the lock, for it may outlive its parent."""
+    """A kernel of a batch run: its parent has taken the folder, and it belongs into the lock, for it may outlive its parent.
+
+    OSError when the parent is gone and another run has the folder.
+    """
     from .run import write_json
     said = owner(folder)
     if said and said["host"] == socket.gethostname() and _is_ancestor(said["pids"][0][0]):
         write_json(folder / NAME, {**{k: v for k, v in said.items() if k != "alive"}, "pids": [said["pids"][0], _pid(os.getpid())]})
+    else:
+        refuse_if_taken(folder)
 
 
 def refuse_if_taken(folder: Path) -> None:
@@ -78,7 +85,8 @@ def release(folder: Path) -> None:
 
 
 def name(said: dict) -> str:
-    where = f"process {said['pids'][0][0]} on {said['host']}, since {said['since']}"
+    living = [pid for pid, began in said["pids"] if said["host"] == socket.gethostname() and _pid(pid) == [pid, began]]
+    where = f"process {(living or said['pids'][0])[0]} on {said['host']}, since {said['since']}"
     return f"Slurm job {said['job']} ({where})" if said.get("job") else where
 
 

@@ -19,9 +19,11 @@ import yaml
 
 from . import batch
 from .run import ROOT, guess, runs_root
+from .status import STARTED
 
 MANY, MOST_TASKS = 1000, 1000               # above MANY points --yes is asked for; Slurm's own MaxArraySize is 1001
 SHORTEST_MINUTES = 2                        # below it a job would be over before a notebook has begun to work
+LIMITS = {"time": str, "mem": str, "gpus": int, "at_once": int}         # of one of a cluster's partitions
 KEYS = {"partition": str, "gres": str, "time": str, "mem": str, "cpus": int, "at_once": int, "partitions": dict, "setup": list,
         "environment": dict, "python": str}
 
@@ -36,18 +38,27 @@ def load_cluster(name: str = "") -> dict:
         raise ValueError(f"there is no cluster {name!r}{guess(name, known)}; there are {', '.join(known)}, or give a YAML file of yours")
     try:
         cluster = yaml.safe_load(file.read_text(encoding="utf8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
-    for key, given in cluster.items() if isinstance(cluster, dict) else [("", cluster)]:
-        if key not in KEYS:
-            raise ValueError(f"{file}: unknown key {key!r}{guess(str(key), KEYS)}; a cluster has {', '.join(KEYS)}")
-        if type(given) is not KEYS[key]:
-            hint = ': write it in quotes, for YAML reads 08:00:00 as a number' if key == "time" else ""
-            raise ValueError(f"{file}: {key} must be {KEYS[key].__name__}, not {type(given).__name__} {given!r}{hint}")
+    _check_keys(cluster, KEYS, str(file), "a cluster")
+    for name, limits in cluster.get("partitions", {}).items():
+        _check_keys(limits, LIMITS, f"{file}, partition {name}", "a partition")
+    for name in cluster.get("environment", {}):
+        if not re.fullmatch(r"[A-Za-z_]\w*", str(name)):
+            raise ValueError(f"{file}: {name!r} is no name of an environment variable")
     for pair in (*cluster.get("setup", []), *cluster.get("environment", {}).values()):
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise ValueError(f"{file}: {pair!r} should be two texts, what and why: [module purge, \"start from nothing\"]")
     return cluster
+
+
+def _check_keys(given: dict, known: dict, where: str, what: str) -> None:
+    for key, value in given.items() if isinstance(given, dict) else [("", given)]:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}{guess(str(key), known)}; {what} has {', '.join(known)}")
+        if type(value) is not known[key]:
+            hint = ": write it in quotes, for YAML reads 08:00:00 as a number" if key == "time" else ""
+            raise ValueError(f"{where}: {key} must be {known[key].__name__}, not {type(value).__name__} {value!r}{hint}")
 
 
 def minutes(time: str) -> float:
@@ -79,7 +90,7 @@ def _gpus(gres: str) -> int:
 def _resources(cluster: dict, asked: dict) -> dict:
     """What the job asks for: the user's options over the cluster's own. ValueError for more than the partition has."""
     wanted = {key: cluster.get(key) for key in ("partition", "gres", "time", "mem", "cpus", "at_once")}
-    wanted |= {key: value for key, value in asked.items() if value not in (None, "")}
+    wanted |= {key: value for key, value in asked.items() if value is not None and value != ""}
     limits = cluster.get("partitions", {}).get(wanted["partition"], {})
     wanted["time"] = wanted["time"] or "04:00:00"
     if not limits.get("gpus", 1) and "gres" not in {k for k, v in asked.items() if v}:
@@ -93,6 +104,12 @@ def _resources(cluster: dict, asked: dict) -> dict:
         raise ValueError(f"--gres {wanted['gres']}: the partition {wanted['partition']} gives a job at most {few} GPU(s)")
     if limits.get("at_once"):
         wanted["at_once"] = min(wanted["at_once"] or limits["at_once"], limits["at_once"])
+    for key in ("cpus", "at_once"):
+        if wanted[key] is not None and wanted[key] < 1:
+            raise ValueError(f"--{key.replace('_', '-')} must be 1 or more, not {wanted[key]}")
+    for key in ("partition", "gres", "time", "mem"):
+        if re.search(r"[\s#\"'`$\\]", wanted[key] or ""):
+            raise ValueError(f"--{key} {wanted[key]!r} holds a blank or a sign that a shell reads")
     megabytes(wanted["mem"] or "0")
     if minutes(wanted["time"]) < SHORTEST_MINUTES:
         raise ValueError(f"--time {wanted['time']} is shorter than a notebook's start; give it {SHORTEST_MINUTES} minutes at the very least")
@@ -112,13 +129,18 @@ def script(notebook: str | Path, profile: str = "", *, grid: dict[str, list] | N
     if nproc < 1:
         raise ValueError(f"--nproc must be 1 or more, not {nproc}")
     ask = _resources(cluster, asked)
+    if ask["gres"] and (few := _gpus(ask["gres"])) and few < nproc:
+        raise ValueError(f"--nproc {nproc} wants a GPU for each process, and the job asks for {few}: add --gres gpu:{nproc}, in a partition that gives so many")
+    if nproc > 1:
+        ask["cpus"] = max(nproc, ask["cpus"] or 0)
     batch._points(path, grid, profile, parameters)
     tasks = min(count, MOST_TASKS)
     array = bool(grid)
     name = f"kd-{path.stem}"
-    logs = runs_root().resolve() / "logs"
-    limit = minutes(ask["time"])
-    margin = int(min(600, 60 * limit / 4))                          # seconds between the end of training and the end of the job
+    logs, limit = _plain(str(log_folder())), minutes(ask["time"])
+    margin = int(min(600, max(110, 15 * limit), 30 * limit))        # seconds between the end of training and the end of the job
+    warn = max(15, min(margin // 4, margin - 75))                   # Slurm's signal may come 60 seconds early, and must find training stopped
+    log = f"{logs}/%x.{'%A_%a' if array else '%j'}.log"
     lines = [("job-name", name, "what squeue calls it")]
     if array:
         at_once = f"%{ask['at_once']}" if ask["at_once"] else ""
@@ -127,10 +149,10 @@ def script(notebook: str | Path, profile: str = "", *, grid: dict[str, list] | N
         ("partition", "partition", "the queue; sinfo lists them"), ("gres", "gres", "the GPU"),
         ("cpus-per-task", "cpus", "cores, for tokenising and loading"), ("mem", "mem", "main memory; more than that, and the job is killed"),
         ("time", "time", "the limit, hours:minutes:seconds; what is not done then goes on later")) if ask[field]]
-    lines += [("output", f"{logs}/%x.{'%A_%a' if array else '%j'}.log", "what the job says: a log for each task"),
+    lines += [("output", f'"{log}"' if " " in log else log, "what the job says: a log for each task"),
               ("open-mode", "append", "a job that is started again goes on in its log"),
               ("requeue", "", "start again after a preemption or a dead node (the time limit: see below)"),
-              ("signal", f"B:USR1@{max(15, margin // 4)}", "tell this script before the limit, should training not have stopped by itself")]
+              ("signal", f"B:USR1@{warn}", "tell this script before the limit, should training not have stopped by itself")]
     head = [f"#SBATCH --{key}{'=' if value else ''}{value}" for key, value, _ in lines]
     wide = max(map(len, head))
     axes = " × ".join(f"{axis} ({len(values)})" for axis, values in grid.items())
@@ -141,15 +163,15 @@ def script(notebook: str | Path, profile: str = "", *, grid: dict[str, list] | N
         what += ["-p", f"{key}={value}"]
     task = f'"$SLURM_ARRAY_TASK_ID/{tasks}"' if array else "1/1"
     setup = [f"{line:32}# {why}" for line, why in cluster.get("setup", [])]
-    variables = {name: (value, why) for name, (value, why) in cluster.get("environment", {}).items()}
-    variables |= {"KD_RUNS": (str(runs_root().resolve()), "where run folders go")}
+    variables = {name: (re.sub(r'(["`])', r"\\\1", value), why) for name, (value, why) in cluster.get("environment", {}).items()}      # $USER is meant
+    variables |= {"KD_RUNS": (_plain(str(runs_root().resolve())), "where run folders go")}
     if ROOT != Path(batch.__file__).resolve().parent.parent:
-        variables["KD_ROOT"] = (str(ROOT), "where the notebooks are")
+        variables["KD_ROOT"] = (_plain(str(ROOT)), "where the notebooks are")
     variables |= {"KD_MARGIN": (str(margin), "training stops so many seconds before the limit: time to score and to draw")}
     if nproc > 1:
         variables["KD_NPROC"] = (str(nproc), "training runs in so many processes, one a GPU")
     exports = [f'export {key}="{value}"  # {why}' for key, (value, why) in variables.items()]
-    return TEMPLATE.format(
+    return TEMPLATE.format(started=STARTED,
         notebook=path.stem, profile=profile or "laptop", points=f", {count:,} points: {axes}" if array else "", command=command or "python -m kdlib sbatch",
         head="\n".join(f"{line:{wide}}  # {why}" for line, (_, _, why) in zip(head, lines)), setup="\n".join(setup + exports),
         root=shlex.quote(str(ROOT)), python=shlex.quote(cluster.get("python") or sys.executable), what=" ".join(map(shlex.quote, what)), task=task,
@@ -165,6 +187,7 @@ TEMPLATE = """#!/bin/bash
 # What the job asks Slurm for. A finished point is skipped, so a second submission of this file runs only what is missing.
 {head}
 
+echo "{started}$(date '+%F %T') on $(hostname), job $SLURM_JOB_ID, restarts ${{SLURM_RESTART_COUNT:-0}}"
 export KD_JOB_BEGAN=$(date +%s)          # the limit is counted from here: this machine's clock may be wrong
 export KD_LOG="{log}"
 {setup}
@@ -197,13 +220,41 @@ ONCE = """stopped_early() {                        # submit this file again to g
 }"""
 
 
+def log_folder() -> Path:
+    return runs_root().resolve() / "logs"
+
+
+def make_log_folder() -> None:
+    """Slurm makes no folder for logs: a job without one dies in silence."""
+    try:
+        log_folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{log_folder()}, where the job's log should go, could not be made ({error.strerror}); set KD_RUNS to a folder of yours") from error
+
+
+def _plain(path: str) -> str:
+    """The path; ValueError where a shell, or Slurm's own % in a log's name, would read something else in it."""
+    if re.search(r"[\"'`$\\%\n]", path):
+        raise ValueError(f"{path}: a quote, $, %, ` or \\ in this path would be read as something else in a job; set KD_RUNS (or move the course) to a plain one")
+    return path
+
+
+def waits_for_ever(job: str) -> str:
+    """Why Slurm will not start this job as it was asked for; "" where it may."""
+    try:
+        told = subprocess.run(["squeue", "-h", "-j", job, "-o", "%r"], capture_output=True, text=True, timeout=30).stdout.strip().split("\n")[0]
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return f"{told}. {_hint('partition')}" if told in ("PartitionTimeLimit", "PartitionNodeLimit", "AssocGrpGRES", "BadConstraints") else ""
+
+
 def submit(text: str) -> str:
     """Hand the script to sbatch; the job's id. OSError with Slurm's own message and ours when it is refused."""
     program = shutil.which("sbatch")
     if program is None:
         raise OSError("there is no sbatch on the path: this is no login node of a Slurm cluster. Leave out --submit, keep the script "
                       "(… > job.sh), and run  sbatch job.sh  on the cluster")
-    (runs_root() / "logs").mkdir(parents=True, exist_ok=True)        # Slurm makes no folder for logs: a job without one dies in silence
+    make_log_folder()
     done = subprocess.run([program, "--parsable"], input=text, capture_output=True, text=True)
     if done.returncode:
         said = " ".join(line.removeprefix("sbatch: ").strip() for line in done.stderr.splitlines() if line.strip())

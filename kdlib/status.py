@@ -32,6 +32,7 @@ CAUSES = (
     (r"CANCELLED|interrupted", "it was cancelled", "submit again: it goes on from its newest checkpoint"),
     (r"No such file|no such folder|FileNotFoundError", "a file is missing", "the message names it"),
 )
+STARTED = "== started "                      # a job's script says so in its log, each time
 ORDER = ("running", "failed", "partial", "unfinished", "done")
 CODES = {"failed": 1, "partial": 75, "unfinished": 75}
 
@@ -63,7 +64,7 @@ def read(folder: Path, ends: dict[str, float]) -> State:
     if "outcome.json" in files:
         outcome = _json(folder / "outcome.json")
         error = outcome.get("error", "")
-        return State(name, "unfinished" if outcome.get("code") == 130 else "failed", error, *cause_of(error + "\n" + _tail(outcome.get("log"))))
+        return State(name, "unfinished" if outcome.get("code") == 130 else "failed", error, *(cause_of(error) if error else cause_of(_tail(outcome.get("log")))))
     if said:                                                    # its owner is dead and left no word
         end = f"ended without a word ({lock.name(said)})"
         cause, todo = cause_of(_tail(said.get("log")))
@@ -131,7 +132,7 @@ def _tail(log: str | None) -> str:
     try:
         with open(log, "rb") as file:
             file.seek(max(0, os.path.getsize(log) - 4000))
-            return file.read().decode("utf8", "replace")
+            return file.read().decode("utf8", "replace").rpartition(STARTED)[2]         # what earlier starts of the job said is over
     except OSError:
         return ""
 

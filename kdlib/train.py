@@ -9,6 +9,8 @@ job's deadline, a record, and a line in `python -m kdlib status`. Exit codes as 
 """
 import json
 import re
+import shutil
+import sys
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,14 +19,14 @@ import torch
 from transformers import HfArgumentParser
 
 from . import deadline, glue, lock, models, teacher_cache
-from .batch import OK, STOPPED
+from .batch import FAILED, INTERRUPTED, OK, STOPPED, tell
 from .run import Run, guess, run_folder, writable
 from .trainer import DistillationArguments, DistillationTrainer, loss_curves, teacher_logits
 
 NAME = "train_glue"                         # where a notebook's run has the notebook's name
 MACHINES = {"output_dir", "logging_dir", "run_name", "local_rank", "use_cpu", "no_cuda", "disable_tqdm", "dataloader_num_workers",
             "dataloader_pin_memory", "include_num_input_tokens_seen", "per_device_eval_batch_size", "checkpoint_minutes",
-            "max_minutes"}                  # options that change no result
+            "max_minutes", "save_strategy", "save_steps", "save_total_limit"}       # options that change no result
 
 
 @dataclass
@@ -60,7 +62,9 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> tuple[DataAndModels, DistillationArguments]:
     parser = HfArgumentParser((DataAndModels, DistillationArguments), prog="python -m kdlib train glue")
-    given, args = parser.parse_args_into_dataclasses(arguments)
+    # fit() saves by the clock, keeps two and clears up; a log file needs no bars
+    usual = ["--save_strategy", "no", "--disable_tqdm", str(not sys.stderr.isatty())]
+    given, args = parser.parse_args_into_dataclasses([*usual, *arguments])
     if not any(text.split("=")[0] == "--output_dir" for text in arguments):
         args.output_dir = str(run_folder(NAME, "cli", args.seed, settings(given, args)))
     return given, args
@@ -81,12 +85,19 @@ def recorded(given: DataAndModels, args: DistillationArguments):
         yield None
         return
     folder = Path(args.output_dir)
+    fresh = not folder.exists()
     writable(folder)
     lock.acquire(folder)
     try:
         run = Run(NAME, "cli", args.seed, settings(given, args), args.output_dir)
+        (folder / "outcome.json").unlink(missing_ok=True)
         yield run
         run.finish()
+    except BaseException as error:
+        tell(folder, INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED, f"{type(error).__name__}: {error}")
+        if fresh and isinstance(error, (ValueError, OSError)) and not any(folder.glob("checkpoint-*")):
+            shutil.rmtree(folder, ignore_errors=True)           # refused: nothing has begun
+        raise
     finally:
         lock.release(folder)
 

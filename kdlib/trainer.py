@@ -48,11 +48,16 @@ class DistillationArguments(TrainingArguments):
             self.warmup_steps = self.warmup_ratio
         if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
             self.gradient_checkpointing_kwargs = {"use_reentrant": False}       # the older kind finds no gradient behind LoRA's frozen embeddings
-        if os.environ.get("KD_NPROC") and (count := int(os.environ.get("WORLD_SIZE", 1))) > 1:      # see `launch`: a step keeps its rows
+        count = int(os.environ.get("WORLD_SIZE", 1))
+        if count > 1 and not torch.cuda.is_available():
+            self.use_cpu = True                                     # or accelerate lets each process train alone
+        if os.environ.get("KD_NPROC") and count > 1:                # see `launch`: a step keeps its rows
             if self.per_device_train_batch_size % count:
                 raise ValueError(f"a batch of {self.per_device_train_batch_size} rows cannot be shared by {count} processes; --nproc must divide batch_size")
             self.per_device_train_batch_size //= count
         super().__post_init__()
+        if self.world_size != count:
+            raise RuntimeError(f"{count} processes were started and {self.world_size} would train together: each would learn from its own share alone")
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()   # else: a warning a run
         check_settings(self.temperature, self.alpha, self.divergence)
         if not (self.checkpoint_minutes >= 0 and self.max_minutes >= 0):

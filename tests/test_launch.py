@@ -21,7 +21,7 @@ def train(words, folder, rate=0.3):
     tokenizer = tiny.tokenizer(Path(words))
     rows = tiny.encoded(tokenizer, 48), tiny.encoded(tokenizer, 21, seed=1)
     trainer = tiny.trainer(folder, tiny.bert(2, seed=8), rows, tokenizer, tiny.bert(4, seed=7), num_train_epochs=2, optim="sgd",
-                           learning_rate=rate, logging_strategy="steps", logging_steps=3, seed=run.seed)
+                           learning_rate=rate, logging_strategy="steps", logging_steps=3, seed=run.seed, use_cpu=False)
     trainer.fit()
     return {{"history": loss_curves(trainer.state.log_history), "processes": trainer.args.world_size, "batch": trainer.args.train_batch_size,
              **{{k: v for k, v in trainer.evaluate().items() if k in ("eval_ce", "eval_kd", "eval_accuracy")}}}}

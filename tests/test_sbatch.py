@@ -109,3 +109,43 @@ def test_what_the_script_does_with_an_exit_code(tmp_path, capsys, monkeypatch, c
                           env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "77", "TOLD": str(tmp_path / "told")})
     assert done.returncode == ends, done.stderr
     assert ("requeue 77" in (tmp_path / "told").read_text() if (tmp_path / "told").exists() else False) == requeued
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--cpus", "-2"], "--cpus must be 1 or more"), (["--cpus", "0"], "--cpus must be 1 or more"), (["--at-once", "-1", "--grid", "seed=0,1"], "--at-once must be"),
+    (["--gres", "gpu 1"], "holds a blank"), (["--gres", "gpu:a100:1 # x"], "holds a blank"), (["--partition", "a b"], "holds a blank"),
+    (["--cluster", "explorer", "--nproc", "4"], "--nproc 4 wants a GPU for each process, and the job asks for 1"), (["--cluster", "nofile.yaml"], "there is no")])
+def test_values_that_slurm_or_a_shell_would_misread_are_refused(capsys, fresh_runs, options, sentence):
+    assert main(["sbatch", "04", "--profile", "smoke", *options]) == 2
+    told = capsys.readouterr()
+    assert sentence in told.err and told.err.count("\n") == 1 and not told.out
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ("cpus: -3", "--cpus must be"), ("partitions: {gpu: 3}", "partition gpu: unknown key"), ("partition: gpu\npartitions: {gpu: {time: 10:00:00}}", "write it in quotes"),
+    ("partitions: {gpu: {mem: 12}}", "mem must be str"), ("partitions: {gpu: {tme: '3'}}", "did you mean 'time'"), ("environment: {A B: [x, y]}", "no name of an environment variable"),
+    (b"partition: \xff", "no YAML")])
+def test_a_cluster_of_ones_own_that_makes_no_sense_is_refused(capsys, fresh_runs, tmp_path, text, sentence):
+    (tmp_path / "mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["sbatch", "04", "--profile", "smoke", "--cluster", str(tmp_path / "mine.yaml")]) == 2
+    told = capsys.readouterr()
+    assert sentence in told.err and told.err.count("\n") == 1
+
+
+def test_paths_with_blanks_hold_and_those_with_quotes_are_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("KD_RUNS", str(tmp_path / "a b"))
+    assert main(["sbatch", "04", "--profile", "smoke"]) == 0
+    text = capsys.readouterr().out
+    assert f'#SBATCH --output="{tmp_path}/a b/logs/%x.%j.log"' in text and (tmp_path / "a b/logs").is_dir(), "a job without a folder for its log dies in silence"
+    assert f'export KD_RUNS="{tmp_path}/a b"' in text and subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    for name in ('q"uote', "do$HOME", "per%j"):
+        monkeypatch.setenv("KD_RUNS", str(tmp_path / name))
+        assert main(["sbatch", "04", "--profile", "smoke"]) == 2 and "set KD_RUNS" in capsys.readouterr().err
+
+
+def test_training_is_over_before_the_signal_comes():
+    """Slurm may send it 60 seconds early."""
+    for limit in (4, 5, 10, 60, 480, 1440):
+        text = slurm.script("04", "smoke", time=str(limit))
+        margin, warn = int(re.search(r'KD_MARGIN="(\d+)"', text)[1]), int(re.search(r"USR1@(\d+)", text)[1])
+        assert margin >= warn + 60 and margin <= 60 * limit / 2, limit

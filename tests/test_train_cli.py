@@ -9,7 +9,7 @@ import tiny
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdlib import lock, results
+from kdlib import checkpoints, lock, results
 from kdlib.__main__ import main
 
 
@@ -149,3 +149,25 @@ def test_two_processes(place, tmp_path, capsys):
     assert sum(line.startswith("{") for line in done.stdout.splitlines()) == 1, "one process speaks"
     assert main(command(place, tmp_path / "one", optim="sgd")) == 0
     assert tiny.difference(two, check_student(tmp_path / "one", capsys.readouterr().out)) <= 1e-6
+
+
+def test_what_fails_is_told_and_what_is_refused_leaves_nothing(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
+    options = [o for o in command(place, "") if o not in ("--output_dir", "")]
+    with pytest.raises(ValueError, match="layers must be"):
+        main([*options, "--layers", "0,9"])
+    assert not list(tmp_path.glob("runs/train_glue/*"))
+    monkeypatch.setattr("kdlib.trainer.DistillationTrainer.fit", lambda self: (_ for _ in ()).throw(RuntimeError("CUDA out of memory")))
+    with pytest.raises(RuntimeError):
+        main(options)
+    assert main(["status"]) == 1 and "out of memory: a smaller batch_size" in capsys.readouterr().out
+
+
+def test_checkpoints_by_the_clock_are_two_and_go_when_it_is_done(place, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("kdlib.checkpoints.publish", lambda staged, keep, whole=checkpoints.publish: (
+        whole(staged, keep), kept.append(len(list(staged.parent.parent.glob("checkpoint-*"))))))
+    options = command(place, tmp_path / "student", checkpoint_minutes=1e-6)
+    del options[options.index("--save_strategy"):options.index("--save_strategy") + 2]
+    assert main(options) == 0
+    assert len(kept) > 10 and max(kept) == 2 and not list((tmp_path / "student").glob("checkpoint-*"))
