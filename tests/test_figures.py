@@ -178,16 +178,15 @@ def test_letters_on_slides_are_large_enough_and_inside():
         drawing.on_slide(fig, gallery.corpus(name))
         fig.draw_without_rendering()
         corner = [t.get_window_extent() for t in fig.texts if t.get_text() == gallery.corpus(name) != ""]
-        assert len(corner) == (gallery.corpus(name) != ""), name
+        assert len(corner) == (gallery.corpus(name) != "") and not any(ax.get_tightbbox().overlaps(one) for ax in fig.axes for one in corner), name
         width, height = fig.canvas.get_width_height()
         ticks = {id(t) for one in fig.axes for ax in (one, *one.child_axes) for axis in (ax.xaxis, ax.yaxis) for t in axis.findobj(drawing.matplotlib.text.Text) if t is not axis.label}
         for text in fig.findobj(drawing.matplotlib.text.Text):
             if text.get_text().strip() and text.get_visible():
                 assert text.get_fontsize() * (13 + 1 / 3) / drawing.CANVAS[0] >= 17.99, (name, text.get_text())
                 box = text.get_window_extent()
-                if text.get_text() != gallery.corpus(name) and not (id(text) in ticks and box.x0 < 0):
-                    assert not any(box.overlaps(one) for one in corner), (name, text.get_text())
                 if id(text) not in ticks:                              # those outside the limits are not drawn
+                    assert text.get_text() == gallery.corpus(name) or not any(box.overlaps(one) for one in corner), (name, text.get_text())
                     assert box.x0 > -8 and box.x1 < width + 8 and box.y0 > -8 and box.y1 < height + 8, (name, text.get_text(), box)
         plt.close(fig)
         seen += 1
