@@ -255,11 +255,15 @@ def _figures(given) -> int:
             print(f"{entry['figure']}: records of mixed versions:", ", ".join(f"{k} {' and '.join(v)}" for k, v in entry["mixed_versions"].items()))
     missing = table[table["files"].str.len() == 0]
     print(f"{len(table) - len(missing)} figures in {out}{'; open index.html there' if len(table) > len(missing) else ''}")
-    for entry in missing.to_dict("records"):
-        print(f"not drawn: {entry['figure']} ({entry['missing']})", file=sys.stderr)
-    incomplete = [f"{e['figure']}, without {left}" for e in table.to_dict("records") if isinstance(e.get("incomplete"), list) for left in e["incomplete"]]
-    for told in incomplete:
-        print(f"drawn in part: {told}", file=sys.stderr)
+    for why, part in missing.groupby("missing", sort=False):                  # one lost file is one line, however many figures read it
+        print(f"not drawn: {', '.join(part['figure'])} ({why})", file=sys.stderr)
+    incomplete = {}                                                            # (figure, what is lacking): without what
+    for entry in table.to_dict("records"):
+        for left in entry["incomplete"] if isinstance(entry.get("incomplete"), list) else []:
+            what, _, why = left.rpartition(": ")
+            incomplete.setdefault((entry["figure"], why), []).append(what)
+    for (figure, why), (first, *others) in incomplete.items():
+        print(f"drawn in part: {figure}, without {first}: {why}" + (f"; nor {'; '.join(others)}" if others else ""), file=sys.stderr)
     return 1 if len(missing) or incomplete else 0
 
 

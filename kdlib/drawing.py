@@ -77,10 +77,11 @@ def paper() -> str:
     return plt.rcParams["axes.facecolor"]
 
 
-def on_slide(fig) -> None:
-    """A figure on the slides' canvas: 16:9, and no letter smaller than the back of the room can read."""
+def on_slide(fig, corpus: str = "") -> None:
+    """A figure on the slides' canvas: 16:9, and no letter smaller than the back of the room can read; see `name_corpus`."""
     fig.set_size_inches(CANVAS)
-    fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    strip = 0.045 if corpus else 0                                  # of the height, kept free for one line
+    fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08, rect=(0, strip, 1, 1 - strip))
     for ax in fig.axes:
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_tick_params(which="both", labelsize=max(SMALLEST, 10))
@@ -88,6 +89,13 @@ def on_slide(fig) -> None:
         text.set_fontsize(max(text.get_fontsize(), SMALLEST))
     fig.get_layout_engine().execute(fig)                            # laid out once, then saved in each format as it stands
     fig.set_layout_engine("none")
+    name_corpus(fig, corpus, 0.012)
+
+
+def name_corpus(fig, corpus: str, margin: float = 0.0) -> None:
+    """What the rows are, in grey at the lower left: a picture that was pasted into a talk has lost its caption. margin 0: under the figure."""
+    if corpus:
+        fig.text(margin, margin, corpus, color=ink(), alpha=0.65, fontsize=SMALLEST, va="bottom" if margin else "top", in_layout=not margin)
 
 
 def save_fig(fig, name: str, *, folder: Path, alt: str, formats: tuple[str, ...] = ("svg", "png", "pdf")) -> list[Path]:

@@ -63,14 +63,14 @@ def _plane(stored):
     used = pd.DataFrame([{"seed": r["seed"], **row} for r in stored.records("08_limits") for row in r["results"]["in_use"]])
     clock = used[(used["model"] == "MiniNLI teacher") & (used["method"] == "fp32")].set_index("seed")["ms"]
     used["time"] = used["ms"] / used["seed"].map(clock)                        # each record by its own clock: machines differ, and are busy
-    kept = used[used["method"].isin(("fp32", "int8 weight-only", "int8 dynamic", "int4 weight-only"))]
+    kept = used[used["method"].isin(("fp32", "bf16", "int8 weight-only", "int8 dynamic", "int4 weight-only"))]     # fp16: this processor computes it slowly
     table = kept.groupby(["model", "method"], sort=False)[["time", "mb_packed", "accuracy"]].mean().reset_index()
     about = stored.json("teachers/mini_nli/teacher.json")
     return table.assign(teacher_rows=about["rows"], teacher_minutes=about["minutes"], student_rows=stored.records("08_limits")[0]["settings"]["train_rows"])
 
 
 @figure("00_start_here", alt="""Speed, size and quality in one plane, MiniNLI (synthetic): accuracy against the time of a batch as a multiple of the teacher's in 32 bits; the area of a
-    mark is the size of the weights. The student in 32 bits takes about half of the teacher's time and loses some points; fewer bits make either smaller, not faster. A line
+    mark is the size of the weights. The student in 32 bits takes about half of the teacher's time and loses some points; 8 and 4 bits make either smaller, not faster; bf16 makes it both. A line
     below says what the teacher cost before the student could begin.""", data=_plane)
 def speed_size_quality(table):
     """columns: model, method, time (teacher in fp32 = 1), mb_packed, accuracy (%), teacher_rows, teacher_minutes, student_rows"""
@@ -92,8 +92,8 @@ def speed_size_quality(table):
 CLASSES = ("entailment", "neutral", "contradiction")
 
 
-@figure("01_soft_targets", alt="""Dark knowledge: for the rows of each label, how people and how the teacher share their belief among
-    entailment, neutral and contradiction, as stacked bars. The parts beside the label's own class are the dark knowledge.""")
+@figure("01_soft_targets", alt="""Dark knowledge: for the rows of each label, how the true distribution (on real rows: people's votes) and how the teacher
+    share belief among entailment, neutral and contradiction, as stacked bars. The parts beside the label's own class are the dark knowledge.""")
 def dark_knowledge(table):
     """columns: label, who, entailment, neutral, contradiction (shares)"""
     fig, ax = plt.subplots(figsize=(7.6, 3.2))
@@ -116,14 +116,16 @@ def dark_knowledge(table):
     return fig
 
 
-again(dark_knowledge, "dark_knowledge_people", "01_soft_targets", "Real rows, 100 human votes each: " + dark_knowledge.alt, file="lab")
+again(dark_knowledge, "dark_knowledge_people", "01_soft_targets", """Dark knowledge on real rows: for the rows of each label, how 100 people a row and how the teacher share their
+    belief among entailment, neutral and contradiction, as stacked bars. The parts beside the label's own class are the dark knowledge.""", file="lab")
 
 
-@figure("01_soft_targets", alt="""KL of people from three targets against the target's entropy, as a target is made softer: the smoothed label,
-    the softened teacher, and the teacher with its two wrong classes made equal. A dotted line marks people's own entropy; the best
-    point of each curve carries its number.""")
+@figure("01_soft_targets", alt="""KL of the true distribution (on real rows: of people's votes) from three targets against the target's entropy, as a
+    target is made softer: the smoothed label, the softened teacher, and the teacher with its two wrong classes made equal. A dotted line
+    marks the true distribution's own entropy; the best point of each curve carries its number.""")
 def dark_knowledge_or_smoothing(table):
-    """columns: target, strength (ε or T), entropy, KL, people (their entropy)"""
+    """columns: target, strength (ε or T), entropy, KL, people (their entropy), who they are (else the true distribution)"""
+    who = table["who"].iloc[0] if "who" in table else "true distribution"
     fig, ax = plt.subplots(figsize=(7.2, 3.9))
     for i, (target, part) in enumerate(table.groupby("target", sort=False)):
         best = part.loc[part["KL"].idxmin()]
@@ -132,9 +134,9 @@ def dark_knowledge_or_smoothing(table):
                 label=f"{target}: at best {best['KL']:.3f} ({symbol} = {best['strength']:g})")
         ax.plot(best["entropy"], best["KL"], MARKERS[i], color=COLORS[i], markersize=9, markerfacecolor="none")
     ax.axvline(table["people"].iloc[0], color=ink(), linestyle=":", linewidth=1)
-    ax.text(table["people"].iloc[0], 0.98, " people's entropy", transform=ax.get_xaxis_transform(), va="top", fontsize=8.5)
+    ax.text(table["people"].iloc[0], 0.98, f" entropy of {who}", transform=ax.get_xaxis_transform(), va="top", fontsize=8.5)
     lowest, flat = table["KL"].min(), table["KL"][table["entropy"].idxmax()]
-    ax.set(xlabel="mean entropy of the target (nats): softer to the right", ylabel="KL(people ‖ target), nats",
+    ax.set(xlabel="mean entropy of the target (nats): softer to the right", ylabel=f"KL({who} ‖ target), nats",
            ylim=(0, min(1.15 * table["KL"].max(), max(1.3 * flat, 4 * lowest))))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5)
     return fig
@@ -218,6 +220,7 @@ def pulls(table):
         ax.grid(axis="x", visible=False)
     reach = 1.1 * max(0.65, *(table["soft"].abs() + table["hard"].abs()))           # the same scale wherever the slider stands
     axes[0][0].set(ylabel="push on the student's logit", ylim=(-reach, reach))
+    fig.supxlabel("A: the label's class; B and C: the wrong ones", fontsize=9.5)
     axes[0][-1].legend(fontsize=9, loc="lower right")
     return fig
 

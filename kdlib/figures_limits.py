@@ -30,7 +30,7 @@ def quantisation_plane(table):
         ax.set_xscale("log")
         ax.set(title=model, xlabel="MB of weights, packed", ylabel=part["measure"].iloc[0], xlim=(smallest / 1.2, largest * (largest / smallest) ** 2),
                ylim=(min(mean["quality"].min(), below) - gap, mean["quality"].max() + 1.5 * gap))
-        ticks = [t for t in (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 50, 100, 200, 400) if smallest / 1.2 <= t <= largest * 1.1]
+        ticks = [t for t in (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 40, 50, 70, 100, 200, 400) if smallest / 1.2 <= t <= largest * 1.1]
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     for i, told in enumerate(("a step a row or a group", "one step a matrix")):

@@ -36,9 +36,33 @@ SLIDES = {
     "two_modes": "Covering and seeking", "hidden_states": "Hidden states: MiniNLI (synthetic)", "cover_or_seek": "Divergences: MiniParl (synthetic)",
     "claims": "The lecture's claims beside the records"}
 
+# What a picture's rows are, said in its corner: by notebook, of our records and of those of real rows (files and profiles `lab`, `full`).
+SYNTHETIC = {**dict.fromkeys(("00", "01", "02", "03", "04", "08", "09"), "MiniNLI, synthetic"), "05": "MiniQQP, synthetic",
+             **dict.fromkeys(("06", "07", "cover_or_seek"), "MiniParl, synthetic"), **dict.fromkeys(("quantisation_plane", "layer_sensitivity"), "MiniNLI and MiniParl, synthetic")}
+REAL = {**dict.fromkeys(("01", "02"), "human votes (ChaosNLI, real)"), "04": "real MNLI rows", "05": "real QQP rows", **dict.fromkeys(("06", "07"), "real Europarl pairs"), "08": "real MNLI rows"}
+OTHER_ROWS = {"temperature_and_alpha_real": "real QQP and MNLI rows", "quantisation_plane_mnli": "real MNLI rows; MiniParl, synthetic", "memory_bars": "an estimate"}
+# Without a corner: no corpus stands behind the first five, and the others name theirs in panels, rows or legend.
+UNNAMED = ("teacher_and_student", "softening", "pulls", "two_modes", "vocabulary_cost",
+           "nearer_then_farther", "mnli_rates", "qqp_rates", "eurollama_rates", "translations", "claims")
+
+
+def corpus(name: str, profile: str = "laptop") -> str:
+    """What the rows of a figure are, in a few words; "" for those in `UNNAMED`."""
+    notebook, where = FIGURES[name].notebook[:2], FIGURES[name].file or profile
+    if name in UNNAMED or name in OTHER_ROWS:
+        return OTHER_ROWS.get(name, "")
+    if where in ("lab", "full") and notebook in REAL:
+        return REAL[notebook]
+    return SYNTHETIC.get(name) or SYNTHETIC.get(notebook, "") if where != "full" else ""
+
 
 class Missing(Exception):
     """A figure's records, or its table in them, are not there."""
+
+
+# What a drawing function meets in a record of another form: a field that is not there, or of another kind. The gallery goes on
+# with the next figure; whoever calls the function itself, as a test does, gets the exception.
+UNFIT = (LookupError, StopIteration, TypeError, ValueError, AttributeError)
 
 
 class Stored:
@@ -49,17 +73,11 @@ class Stored:
 
     def records(self, notebook: str, file: str = "") -> list[dict]:
         """All records of a notebook, of the profile or of another `file`. Missing when there are none."""
-        path = run.DATA / "results" / notebook / f"{file or self.profile}.json"
-        if path not in self._read:
-            if not path.exists():
-                raise Missing(f"there is no {path.relative_to(run.ROOT).as_posix()}")
-            try:
-                self._read[path] = json.loads(path.read_text(encoding="utf8"))["records"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise Missing(f"{path.relative_to(run.ROOT).as_posix()} is cut off or holds no records ({error!r})") from error
-        if path not in self.used:
-            self.used.append(path)
-        return self._read[path]
+        relative = f"results/{notebook}/{file or self.profile}.json"
+        held = self.json(relative)
+        if not isinstance(held, dict) or not isinstance(held.get("records"), list):
+            raise Missing(f"data/{relative} is cut off or holds no records")
+        return held["records"]
 
     def has(self, notebook: str, file: str) -> bool:
         return (run.DATA / "results" / notebook / f"{file}.json").exists()
@@ -76,8 +94,14 @@ class Stored:
         return self.json("results/lecture.json")
 
     def json(self, relative: str):
-        """What a JSON file under data/ holds. Missing when it is not there."""
-        return json.loads(self.file(relative).read_text(encoding="utf8"))
+        """What a JSON file under data/ holds, read once. Missing when it is not there or cannot be read."""
+        path = self.file(relative)
+        if path not in self._read:
+            try:
+                self._read[path] = json.loads(path.read_text(encoding="utf8"))
+            except (ValueError, OSError) as error:
+                raise Missing(f"data/{relative} is cut off or not JSON ({error})") from error
+        return self._read[path]
 
     def file(self, relative: str) -> Path:
         """Any other file under data/, noted as used."""
@@ -92,7 +116,8 @@ class Stored:
         """Of the used records: each version that is not the same in all."""
         seen = {}
         for path in self.used:
-            for record in self._read.get(path, []):
+            held = self._read.get(path)
+            for record in held.get("records", []) if isinstance(held, dict) else []:
                 for name, version in record.get("versions", {}).items():
                     seen.setdefault(name, set()).add(version)
         return {name: sorted(found) for name, found in seen.items() if len(found) > 1}
@@ -154,16 +179,22 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
     """Draw one figure; what the manifest says of it."""
     draw, stored.used, stored.incomplete = FIGURES[name], [], []
     entry = {"figure": name, "title": SLIDES.get(name, name.replace("_", " ").capitalize()), "notebook": f"notebooks/{draw.notebook}.ipynb"}
+    entry |= {"corpus": corpus(name, stored.profile)}
+    files, pictures, open_before = [], [f for f in formats if f != "csv"], plt.get_fignums()
     try:
         table = draw.data(stored) if draw.data else stored.table(draw.notebook, name, draw.file)
-    except Missing as why:
+        fig = draw(table) if pictures else None
+    except (Missing, *UNFIT) as why:
+        for begun in set(plt.get_fignums()) - set(open_before):
+            plt.close(begun)
         wanted = stored.used or [run.DATA / "results" / draw.notebook / f"{draw.file or stored.profile}.json"]
-        return entry | {"data": _list(wanted), "commit": "", "alt": draw.alt, "files": [], "missing": str(why)}
-    files, pictures = [], [f for f in formats if f != "csv"]
+        told = str(why) if isinstance(why, Missing) else f"{_list(wanted)} cannot be drawn: {why!r}"
+        return entry | {"data": _list(wanted), "commit": "", "alt": draw.alt, "files": [], "missing": told}
     if pictures:
-        fig = draw(table)
-        if style != "paper":
-            drawing.on_slide(fig)
+        if style == "paper":
+            drawing.name_corpus(fig, entry["corpus"])
+        else:
+            drawing.on_slide(fig, entry["corpus"])
         files = drawing.save_fig(fig, name, folder=out, alt=draw.alt, formats=pictures)
         plt.close(fig)
     if "csv" in formats:
@@ -179,6 +210,11 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
 
 def _list(paths) -> str:
     return ", ".join(p.relative_to(run.ROOT).as_posix() for p in paths)
+
+
+def _rows(entry: dict) -> str:
+    """The words of a picture's corner, for those who read the gallery's text."""
+    return f"Rows: {entry['corpus']}. " if entry.get("corpus") else ""
 
 
 def _before(out: Path) -> list[dict]:
@@ -205,7 +241,7 @@ def _readme(manifest: list[dict]) -> str:
         if picture:
             also = ", ".join(f"[{Path(f).suffix[1:].upper()}]({f})" for f in entry["files"] if f != picture)
             parts.append(f"## {entry['title']}\n\n![{entry['alt']}]({picture})\n\n{entry['alt']}  \n"
-                         f"From [{entry['notebook']}](../{entry['notebook']}), data `{entry['data']}`{'; also as ' + also if also else ''}.\n")
+                         f"{_rows(entry)}From [{entry['notebook']}](../{entry['notebook']}), data `{entry['data']}`{'; also as ' + also if also else ''}.\n")
     return "\n".join(parts)
 
 
@@ -268,5 +304,5 @@ def _figure(entry: dict) -> str:
     links = ", ".join(f'<a href="{f}">{Path(f).suffix[1:].upper()}</a>' for f in entry["files"])
     return (f'<figure id="{name}" tabindex="-1" aria-labelledby="{name}-title">\n<h2 id="{name}-title">{say(entry["title"])}</h2>\n'
             f'<a href="{picture}"><img src="{picture}" alt="{say(entry["alt"])}" loading="lazy"></a>\n'
-            f'<figcaption>{say(entry["alt"])}<br>From <a href="../{entry["notebook"]}">{entry["notebook"]}</a>, data '
+            f'<figcaption>{say(entry["alt"])}<br>{say(_rows(entry))}From <a href="../{entry["notebook"]}">{entry["notebook"]}</a>, data '
             f'<code>{say(entry["data"])}</code>; as {links}.</figcaption>\n</figure>')

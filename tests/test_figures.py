@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
@@ -164,7 +165,7 @@ def test_the_styles(tmp_path, style):
 
 
 def test_letters_on_slides_are_large_enough_and_inside():
-    """Every figure that the repository can draw: no letter under 18 points on a slide, none cut off at its edge."""
+    """Every figure that the repository can draw: no letter under 18 points on a slide, none cut off at its edge, none under the corpus' name."""
     stored, seen = gallery.Stored("laptop"), 0
     drawing.style("slides")
     for name in gallery.chosen((), "laptop"):
@@ -174,8 +175,10 @@ def test_letters_on_slides_are_large_enough_and_inside():
         except gallery.Missing:
             continue
         fig = draw(table)
-        drawing.on_slide(fig)
+        drawing.on_slide(fig, gallery.corpus(name))
         fig.draw_without_rendering()
+        corner = [t.get_window_extent() for t in fig.texts if t.get_text() == gallery.corpus(name) != ""]
+        assert len(corner) == (gallery.corpus(name) != "") and not any(ax.get_tightbbox().overlaps(one) for ax in fig.axes for one in corner), name
         width, height = fig.canvas.get_width_height()
         ticks = {id(t) for one in fig.axes for ax in (one, *one.child_axes) for axis in (ax.xaxis, ax.yaxis) for t in axis.findobj(drawing.matplotlib.text.Text) if t is not axis.label}
         for text in fig.findobj(drawing.matplotlib.text.Text):
@@ -183,6 +186,7 @@ def test_letters_on_slides_are_large_enough_and_inside():
                 assert text.get_fontsize() * (13 + 1 / 3) / drawing.CANVAS[0] >= 17.99, (name, text.get_text())
                 box = text.get_window_extent()
                 if id(text) not in ticks:                              # those outside the limits are not drawn
+                    assert text.get_text() == gallery.corpus(name) or not any(box.overlaps(one) for one in corner), (name, text.get_text())
                     assert box.x0 > -8 and box.x1 < width + 8 and box.y0 > -8 and box.y1 < height + 8, (name, text.get_text(), box)
         plt.close(fig)
         seen += 1
@@ -195,6 +199,93 @@ def test_every_figure_has_its_place_among_the_slides():
     names = gallery.chosen((), "laptop")
     assert names == [n for n in gallery.SLIDES if n in figures.FIGURES]
     assert gallery.chosen(("04", "05_distilbert_qqp"), "laptop") == [n for n in names if figures.FIGURES[n].notebook[:2] in ("04", "05")]
+
+
+def test_every_picture_names_its_corpus_or_is_known_to_have_none():
+    """A synthetic corpus is always named as what it is, and twins are told apart by their picture alone."""
+    known = {"MiniNLI, synthetic", "MiniQQP, synthetic", "MiniParl, synthetic", "MiniNLI and MiniParl, synthetic", "real MNLI rows", "real QQP rows", "real QQP and MNLI rows",
+             "real MNLI rows; MiniParl, synthetic", "human votes (ChaosNLI, real)", "an estimate"}
+    told = {name: gallery.corpus(name) for name in figures.FIGURES}
+    assert {name for name, corpus in told.items() if not corpus} == set(gallery.UNNAMED) and set(told.values()) - {""} == known
+    for twin in ("confusion", "reliability"):
+        assert (told[twin], told[f"{twin}_qqp"]) == ("MiniQQP, synthetic", "real QQP rows")
+    assert (told["methods"], told["methods_mnli"], told["dark_knowledge_people"]) == ("MiniNLI, synthetic", "real MNLI rows", "human votes (ChaosNLI, real)")
+    assert gallery.corpus("methods", "lab") == "real MNLI rows" and gallery.corpus("translators", "lab") == "real Europarl pairs" and gallery.corpus("race", "lab") == "MiniNLI, synthetic"
+
+
+@pytest.mark.parametrize("style", drawing.STYLES)
+def test_the_corpus_stands_in_the_picture(stored, monkeypatch, style):
+    kept = []
+    monkeypatch.setattr(drawing, "save_fig", lambda fig, name, **kw: kept.append((name, [t.get_text() for t in fig.texts])) or [])
+    gallery.redraw(stored / "out", notebooks=("04",), formats=("png",), style=style)
+    assert kept == [("methods", ["MiniNLI, synthetic"])]
+    assert not figures.methods(pd.DataFrame({"method": ["kd"], "seed": 0, "accuracy": 0.5, "teacher_accuracy": 0.6})).texts, "a notebook's prose names its corpus"
+    plt.close("all")
+
+
+def test_the_gallery_names_the_corpus_in_words(stored):
+    gallery.redraw(stored / "out", notebooks=("04",), formats=("png",))
+    entry = next(e for e in json.loads((stored / "out" / "manifest.json").read_text()) if e["figure"] == "methods")
+    assert entry["corpus"] == "MiniNLI, synthetic"
+    assert all("Rows: MiniNLI, synthetic. From" in (stored / "out" / page).read_text() for page in ("README.md", "index.html"))
+
+
+@pytest.mark.parametrize("file, corpus", [("laptop", "true distribution"), ("lab", "100 people")])
+def test_whose_entropy_it_is_is_said(file, corpus):
+    """The stored records of notebook 01: synthetic rows have a true distribution, real ones have people."""
+    table = gallery.Stored(file).table("01_soft_targets", "dark_knowledge_or_smoothing").drop(columns="who", errors="ignore")
+    ax = figures.dark_knowledge_or_smoothing(table if file == "laptop" else table.assign(who="100 people")).axes[0]
+    assert corpus in ax.get_ylabel() and any(corpus in t.get_text() for t in ax.texts)
+    plt.close("all")
+
+
+def test_the_stored_race_is_plausible():
+    """Half of the layers and the same embeddings: nearly twice as fast. More than three times is another program's noise."""
+    table = gallery.Stored("laptop").table("00_start_here", "race").set_index("model")["milliseconds"]
+    assert 1 < table["teacher"] / table["student"] < 3
+
+
+def test_what_the_alt_of_the_plane_says_is_so():
+    """8 and 4 bits are smaller and not faster; bf16 is smaller and faster: in the means that are drawn."""
+    table = figures.speed_size_quality.data(gallery.Stored("laptop"))
+    assert "8 and 4 bits make either smaller, not faster; bf16 makes it both" in figures.speed_size_quality.alt and "fp16" not in set(table["method"])
+    for _, part in table.groupby("model"):
+        of = part.set_index("method")
+        assert (of["mb_packed"].drop("fp32") < of["mb_packed"]["fp32"]).all() and of["time"]["bf16"] < of["time"]["fp32"]
+        assert (of["time"].drop(["fp32", "bf16"]) > of["time"]["fp32"]).all()
+
+
+def test_what_the_alts_of_the_learning_curves_say_is_so():
+    """On real rows a hundredth of the rate does not creep: nothing of the synthetic curves' alt holds there."""
+    for notebook, name, most in (("04_distilbert_mnli", "learning_curves_mnli", 0.001), ("05_distilbert_qqp", "learning_curves_qqp", 0.0035)):
+        table = gallery.Stored("laptop").table(notebook, "learning_curves", "lab")
+        fallen = {}
+        for rate, part in table[table["split"] == "validation"].groupby("learning_rate"):
+            mean = part.groupby("step")["ce"].mean()
+            fallen[rate] = mean.iloc[0] - mean.iloc[-1]
+        slow, middle, top = (fallen[rate] for rate in sorted(fallen))
+        assert top > 0.08 and abs(slow) < 0.001 and abs(middle) < most
+        assert "creeps" not in figures.FIGURES[name].alt and "creeps" in figures.learning_curves.alt
+
+
+def test_the_real_heat_map_says_who_stayed_at_chance():
+    """A colour scale of its own for each panel, and no signed zero."""
+    table = figures.temperature_and_alpha_real.data(gallery.Stored("laptop"))
+    assert table.groupby("corpus")["at_chance"].mean().round(2).to_dict() == {"MNLI": 0.67, "QQP": 0.0}
+    fig = figures.temperature_and_alpha_real(table)
+    panels = {ax.get_title().split(",")[0]: ax for ax in fig.axes if ax.get_title()}
+    assert "2 of 3 on labels alone: at chance" in panels["MNLI"].get_title() and "chance" not in panels["QQP"].get_title()
+    assert panels["QQP"].images[0].get_clim()[1] < 2 < panels["MNLI"].images[0].get_clim()[1]
+    cells = [t.get_text() for ax in panels.values() for t in ax.texts]
+    assert "0.0" in cells and not {"-0.0", "+0.0", "-0.0*", "+0.0*"} & set(cells)
+    plt.close(fig)
+
+
+def test_the_teachers_bleu_stands_beside_its_students():
+    fig = figures.eurollama_rates(figures.eurollama_rates.data(gallery.Stored("laptop")))
+    said = [t.get_text() for t in fig.axes[0].texts]
+    assert said.count("teacher") == 3 and said[said.index("Europarl, tiny models"):].count("1.4") == 1
+    plt.close(fig)
 
 
 class Links(HTMLParser):
@@ -242,6 +333,56 @@ def test_a_missing_record_is_named_and_the_others_are_drawn(stored, capsys):
     assert (stored / "out" / "methods.png").exists() and (stored / "out" / "methods.csv").exists() and "1 figures" in out
     assert "learning_curves (no record in data/results/04_distilbert_mnli/laptop.json keeps a table learning_curves)" in err
     assert "methods_mnli (there is no data/results/04_distilbert_mnli/lab.json)" in err and "laptop.json is cut off or holds no records" in err
+
+
+EVERY = sorted({f.notebook[:2] for f in figures.FIGURES.values()})          # by name: drawn in this process, where the folder is the test's
+
+
+def broken(stored, path: str, change) -> int:
+    """The exit code of drawing everything that one damaged copy of a real file stands behind."""
+    from kdlib.__main__ import main
+    text = (Path(__file__).parents[1] / "data" / "results" / path).read_text("utf8")
+    (stored / "data" / "results" / path).parent.mkdir(parents=True, exist_ok=True)
+    (stored / "data" / "results" / path).write_text(change(text), "utf8")
+    return main(["figures", *EVERY, "--format", "png", "--out", str(stored / "out")])
+
+
+def first_record(change):
+    def changed(text):
+        held = json.loads(text)
+        change(held["records"])
+        return json.dumps(held)
+    return changed
+
+
+@pytest.mark.parametrize("path, change, names", [
+    *(("lecture.json", lambda text, held=held: held, ("mnli_rates", "qqp_rates", "eurollama_rates")) for held in ("\n{cut", "{}", "[]")),
+    ("05_distilbert_qqp/lab.json", first_record(lambda records: records[0].pop("seed")), ("temperature_and_alpha_real",)),
+    ("05_distilbert_qqp/lab.json", first_record(lambda records: records[0]["results"].pop("accuracy")), ("temperature_and_alpha_real",)),
+    ("08_limits/laptop.json", first_record(lambda records: [row.pop("recipe") for r in records for row in r["tables"].get("memory_bars", [])]), ("memory_bars",)),
+    ("00_start_here/laptop.json", first_record(lambda records: records.__setitem__(slice(None), ["cut"])), ("race",)),
+    ("bench_vocab_loss.json", lambda text: "[", ("vocabulary_cost",))])
+def test_a_damaged_file_stops_no_other_figure(stored, capsys, path, change, names):
+    """One line that names the file and what is wrong, the others drawn, exit code 1, nothing left open."""
+    assert broken(stored, path, change) == 1
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if path in line]
+    assert (stored / "out" / "methods.png").exists() and "Traceback" not in error and not plt.get_fignums()
+    assert all(any(name in line for line in lines) for name in names), error
+    assert all(line.startswith(("not drawn: ", "drawn in part: ")) for line in error.splitlines())
+
+
+def test_a_mistake_in_a_drawing_function_is_not_hidden_from_tests():
+    with pytest.raises(KeyError):
+        figures.memory_bars(pd.DataFrame({"gpu": ["P100"], "gpu_gb": [16.0]}))
+
+
+def test_a_lost_file_is_one_line(stored, capsys):
+    from kdlib.__main__ import main
+    assert main(["figures", *EVERY, "--format", "png", "--out", str(stored / "out")]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    lost = [line for line in lines if "05_distilbert_qqp/lab.json" in line and line.startswith("not drawn")]
+    assert len(lost) == 1 and all(name in lost[0] for name in ("learning_curves_qqp", "reliability_qqp", "confusion_qqp", "temperature_and_alpha_real"))
 
 
 def test_records_of_mixed_versions_are_said(stored, capsys):
