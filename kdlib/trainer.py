@@ -305,6 +305,13 @@ class DistillationTrainer(Trainer):
                 shutil.rmtree(saved, ignore_errors=True)
         return output
 
+    def train(self, *given, **kw):
+        if self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            # an evaluation before the training marked the model as wrapped, though evaluations wrap nothing: each process would learn alone
+            self.model._is_accelerate_prepared, self.model_wrapped = False, self.model
+            self.accelerator._models.clear()
+        return super().train(*given, **kw)
+
     @property
     def stopped(self) -> bool:
         """Was the last training stopped by the deadline?"""

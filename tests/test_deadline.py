@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from test_batch import notebook  # noqa: F401  (a fixture)
+from test_batch import alive, notebook  # noqa: F401  (a fixture)
 
 import kdlib as kd
 from kdlib import batch, deadline, lock, results, status
@@ -306,6 +306,27 @@ def test_status_of_every_kind(fresh_runs, capsys):
     assert found["failed"].cause == "out of memory" and found["half"].note == "student: 30 % of the data" and "killed" in found["dead"].cause
     assert main(["status", "04"]) == 1 and "→ out of memory: a smaller batch_size" in capsys.readouterr().out
     assert main(["status", "99"]) == 2 and "no runs of 99" in capsys.readouterr().err
+
+
+# -- a parent that is killed ----------------------------------------------------------------------------------------------
+
+@pytest.mark.slow
+def test_a_killed_parent_leaves_nobody_writing(notebook, tmp_path):  # noqa: F811
+    """Papermill and kernel end by themselves, and the same command goes on; until then they are named."""
+    path, folder = notebook("import time; time.sleep(0 if run.folder.joinpath('again').exists() else 90)", "run.finish()"), tmp_path / "run"
+    command = [sys.executable, "-m", "kdlib", "run", str(path), "--profile", "smoke", "-p", f"run_dir={folder}"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    pids, late = [], time.monotonic() + 90
+    while len(pids) < 2 and time.monotonic() < late:
+        time.sleep(0.2)
+        pids = [pid for pid, _ in ((lock.owner(folder) or {}).get("pids") or [])] if folder.exists() else []
+    assert len(pids) == 2, "the kernel never joined the lock"
+    first.kill(), first.wait()
+    while any(map(alive, pids)) and time.monotonic() < late + 30:
+        time.sleep(0.2)
+    assert not any(map(alive, pids))
+    (folder / "again").touch()
+    assert subprocess.run(command, capture_output=True).returncode == 0
 
 
 # -- a disk that is full ----------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ def train(words, folder, rate=0.3):
     rows = tiny.encoded(tokenizer, 48), tiny.encoded(tokenizer, 21, seed=1)
     trainer = tiny.trainer(folder, tiny.bert(2, seed=8), rows, tokenizer, tiny.bert(4, seed=7), num_train_epochs=2, optim="sgd",
                            learning_rate=rate, logging_strategy="steps", logging_steps=3, seed=run.seed, use_cpu=False)
+    trainer.evaluate()                          # as the notebooks do: step 0 of the loss curves
     trainer.fit()
     return {{"history": loss_curves(trainer.state.log_history), "processes": trainer.args.world_size, "batch": trainer.args.train_batch_size,
              **{{k: v for k, v in trainer.evaluate().items() if k in ("eval_ce", "eval_kd", "eval_accuracy")}}}}
@@ -63,3 +64,16 @@ def test_bad_counts(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("KD_NPROC", "3"), monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="batch of 8 rows cannot be shared by 3 processes"):
         tiny.arguments(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_notebook_of_the_course_in_two_processes(tmp_path):
+    """07 as it is: no dropout, a teacher cache, an evaluation before the training and more on the way."""
+    found = {}
+    for count in (1, 2):
+        assert main(["run", "07", "--profile", "smoke", "-p", f"run_dir={tmp_path / str(count)}", "--nproc", str(count)]) == 0
+        found[count] = json.loads((tmp_path / str(count) / "record.json").read_text())["results"]
+    one, two = (found[count]["history"] for count in (1, 2))
+    assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in two]
+    assert [row["ce"] for row in one] == pytest.approx([row["ce"] for row in two], abs=1e-4)
+    assert found[1]["bleu"] == pytest.approx(found[2]["bleu"], abs=0.5)
