@@ -106,7 +106,7 @@ def valid_labels(labels: Tensor, classes: int, ignore_index: int, num_items,
     labels = labels[keep]
     if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < classes):
         raise ValueError(f"labels must be 0…{classes - 1} or {ignore_index} (ignored); found {int(labels.min())}…"
-                         f"{int(labels.max())} in {given}. {hint}")
+                         f"{int(labels.max())} in {given}. {hint}".strip())
     count = labels.numel() if num_items is None else _number(num_items)
     if not (math.isfinite(count) and (count > 0 or count == 0 == labels.numel())):
         raise ValueError(f"num_items must be a count above 0, not {num_items!r}")
