@@ -1,4 +1,5 @@
 """vocab_loss against the dense loss of the same logits: values and gradients, however the tokens are cut."""
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from test_doctor import alive_at_once
 from test_trainer import in_two_processes
 
-from kdlib import vocab_loss
+from kdlib import bench_vocab, vocab_loss
 from kdlib.losses import DIVERGENCES, TopK, distillation_loss, topk_distillation_loss
 from kdlib.vocab_loss import linear_distillation_loss
 
@@ -414,3 +415,25 @@ def test_vocabularies_that_differ_by_padding_are_cut():
     for words, padded in ((5, 128), (8000, 8400), (128256, 129280)):
         hidden, labels = torch.randn(2, 2), torch.tensor([0, 1])
         assert linear_distillation_loss(hidden, torch.randn(words, 2), hidden, torch.randn(padded, 2), labels, **SETTINGS).total.isfinite()
+
+
+# -- the benchmark ---------------------------------------------------------------------------------------------------
+
+def test_contestants_that_compute_another_number_are_out(monkeypatch):
+    monkeypatch.setattr(vocab_loss, "SCRATCH", 100 * 500 * 8)
+    rows = {name: bench_vocab.measure(name, 200, 500, 8, 12, 1) for name in (*bench_vocab.PLAIN_WAYS, "ours")}
+    assert rows["ours"]["chunk"] < 150, "several chunks"
+    for one in rows.values():
+        bench_vocab.check(one, rows["plain"])
+    for key in ("loss", "head_norm", "apart"):
+        with pytest.raises(ValueError, match="ours computes another number than plain"):
+            bench_vocab.check(rows["ours"] | {key: rows["ours"][key] + 0.01}, rows["plain"])
+
+
+def test_the_benchmarks_file_is_json(tmp_path, monkeypatch):
+    monkeypatch.delenv("PEERS_DIR", raising=False)
+    monkeypatch.setattr(bench_vocab, "contest", lambda name, *size, turns: bench_vocab.measure(name, 32, 100, 8, 8, turns))
+    bench_vocab.main(quick=True, out=tmp_path / "bench.json")
+    refuse = lambda name: pytest.fail(f"{name} is not JSON")
+    table = json.loads((tmp_path / "bench.json").read_text(), parse_constant=refuse)
+    assert [row["products"] is None for row in table["rows"]] == [True] * 3 + [False] and table["student_step"] is None
