@@ -360,6 +360,8 @@ def _check_topk(teacher: TopK, tokens: int, vocab: int) -> None:
                          "items that are not ignored")
     if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool or (ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < vocab)):
         raise ValueError(f"{_said('teacher_topk.ids', ids)} must be words 0…{vocab - 1}")
+    if (ids.sort(-1).values.diff(dim=-1) == 0).any():
+        raise ValueError(f"{_said('teacher_topk.ids', ids)} names a word twice in one row")
 
 
 def _blame(teacher: Head | Tensor | TopK | None, student_is_sound: bool) -> None:

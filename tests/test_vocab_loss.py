@@ -395,6 +395,7 @@ def test_a_gpus_budget_holds_chunks_and_blocks():
     (dict(teacher_hidden=torch.full((4, 2), 1000.0).half(), teacher_head=torch.full((5, 2), 1000.0).half()), r"teacher_hidden \(4, 2\) float16 times teacher_head \(5, 2\) float16 overflows"),
     (dict(teacher_hidden=None, teacher_head=None, teacher_topk=(torch.zeros(3, 1).long(), torch.zeros(3, 1), torch.zeros(3))), "teacher_topk must be a losses.TopK"),
     (dict(teacher_hidden=None, teacher_head=None, teacher_topk=TopK(torch.zeros(3, 1).bool(), torch.zeros(3, 1), torch.zeros(3))), r"teacher_topk.ids \(3, 1\) bool must be words"),
+    (dict(teacher_hidden=None, teacher_head=None, teacher_topk=TopK(torch.tensor([[0, 1], [2, 2], [3, 4]]), torch.zeros(3, 2), torch.zeros(3))), r"teacher_topk.ids \(3, 2\) int64 names a word twice"),
     (dict(temperature=None), "temperature"), (dict(alpha=None), "alpha"), (dict(num_items="3"), "num_items"), (dict(num_items=True), "num_items"),
     (dict(temperature=0), "temperature"), (dict(alpha=2), "alpha"), (dict(divergence="kl"), "divergence"), (dict(num_items=0), "num_items"),
 ], ids=lambda x: x if isinstance(x, str) else "")
