@@ -1,21 +1,24 @@
 """The loss at 128,256 words: ours, the plain way, and other libraries' ways to the same number, each in a process of its own.
 
-    python -m kdlib bench vocab_loss                                      # ours and plain; --quick: 256 tokens, one turn
+    python -m kdlib bench vocab_loss                                      # ours and the plain ways; --quick: 256 tokens, one turn
     pip install --no-deps --target FOLDER trl==1.16.0 liger-kernel==0.8.5 torchdistill==1.1.5
     PEERS_DIR=FOLDER python -m kdlib bench vocab_loss                     # and these
     … --out data/results/bench_vocab_loss.json                            # keeps the table, which notebook 07 draws
 
 Everyone computes (1-alpha)·CE + alpha·T²·KL(teacher ‖ student), mean over the labels that count, and its gradients, at a small
-size first, where they must agree. Memory is what the call takes above inputs, weights and gradients. "products" are the four
-bare matrix products at our chunk, into arrays that exist already: the least that the loss can cost. "into a fresh gradient": the
-same, with the head's gradient in new memory each time, as autograd wants it; getting a gigabyte from the system takes up to seconds
-on a virtual machine, and no time on one that has it at hand. Seconds of the processor are counted too, which on a machine of one's own
-are the same, and on a shared one leave the neighbours out.
+size first, where all numbers must agree; at the size that is measured, where we work in several chunks, loss and norm of the head's
+gradient must. Best of three turns for everyone. "plain_kept" drops ignored tokens before the heads: what that alone gains over "plain".
+"checkpointed" is "plain_kept" for 64 tokens at a time, with torch's gradient checkpointing. Memory is what the call takes above inputs,
+weights and gradients. "products" are the four bare matrix products at our chunk, into arrays that exist already: the least that the
+loss can cost. "into a fresh gradient": the same, with the head's gradient in new memory each time, as autograd wants it; getting a
+gigabyte from the system takes up to seconds on a virtual machine, and no time on one that has it at hand. Seconds of the processor are
+counted too, which on a machine of one's own are the same, and on a shared one leave the neighbours out.
 """
 import ast
 import contextlib
 import importlib
 import importlib.machinery
+import importlib.metadata
 import json
 import math
 import os
@@ -28,12 +31,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .results import commit, versions
 from .run import write_json
 from .vocab_loss import _chunk, linear_distillation_loss
 
 T, ALPHA, IGNORED = 2.0, 0.7, -100
+TURNS = 3
+PLAIN_WAYS = ("plain", "plain_kept", "checkpointed")
 PEERS = ("trl", "trl_chunked", "liger", "torchdistill")
 SIZES = (1024, 128256, 256, 384)                                # tokens, words, widths of student and teacher: where all meet
 OURS = [(n, *SIZES[1:]) for n in (256, 512, 2048, 4096, 8192)] + [(1024, v, 256, 384) for v in (8016, 32064, 64128)] + [(256, 128256, 2048, 3072)]
@@ -51,6 +57,23 @@ def plain(hs, ws, ht, wt, y):
     s, t = hs @ ws.T, ht @ wt.T
     kd = F.kl_div(F.log_softmax(s[keep] / T, -1), F.log_softmax(t[keep] / T, -1), log_target=True, reduction="sum") / keep.sum()
     return (1 - ALPHA) * F.cross_entropy(s, y, ignore_index=IGNORED) + ALPHA * T**2 * kd
+
+
+def plain_kept(hs, ws, ht, wt, y):
+    keep = y != IGNORED
+    return _summed(hs[keep], ws, ht[keep], wt, y[keep]) / keep.sum()
+
+
+def checkpointed(hs, ws, ht, wt, y):
+    keep = y != IGNORED
+    parts = zip(*(x[keep].split(64) for x in (hs, ht, y)))
+    return sum(checkpoint(_summed, h, ws, g, wt, some, use_reentrant=False) for h, g, some in parts) / keep.sum()
+
+
+def _summed(hs, ws, ht, wt, y):
+    s, t = hs @ ws.T, ht @ wt.T
+    kd = F.kl_div(F.log_softmax(s / T, -1), F.log_softmax(t / T, -1), log_target=True, reduction="sum")
+    return (1 - ALPHA) * F.cross_entropy(s, y, reduction="sum") + ALPHA * T**2 * kd
 
 
 def trl(hs, ws, ht, wt, y):
@@ -121,10 +144,12 @@ def timed(function) -> tuple[float, float]:
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def turn(way, given: tuple) -> tuple[float, float]:
+def turn(way, given: tuple) -> tuple[tuple[float, float], float]:
+    """(its time, the loss)."""
     for x in given[:2]:
         x.grad = None
-    return timed(lambda: way(*given).backward())
+    losses = []
+    return timed(lambda: losses.append(way(*given)) or losses[0].backward()), losses[0].item()
 
 
 def products(given: tuple):
@@ -161,21 +186,21 @@ def measure(name: str, tokens: int, vocab: int, width: int, wider: int, turns: i
     if Path("/proc/self/clear_refs").exists():                  # Linux: the peak starts anew here
         Path("/proc/self/clear_refs").write_text("5")
         before = resident()
-        seconds = [turn(way, given)]
+        first, loss = turn(way, given)
         found |= {"extra": resident("VmHWM") - before - sum(x.numel() * 4 for x in given[:2]), "peak": resident("VmHWM")}
     else:
-        seconds, found = [turn(way, given)], found | {"extra": math.nan, "peak": math.nan}
-    bare, anew, run = [], [], None
+        (first, loss), found = turn(way, given), found | {"extra": math.nan, "peak": math.nan}
+    seconds, bare, anew, run = [first], [], [], None
     if name == "ours":
         run, found["chunk"] = products(given)
     for i in range(turns):                                      # in turn: a busy neighbour slows both
         bare.append(timed(run) if run else (math.nan, math.nan))
         anew.append(timed(lambda: run(fresh=True)) if run else (math.nan, math.nan))
         if i + 1 < turns:
-            seconds.append(turn(way, given))
+            seconds.append(turn(way, given)[0])
     for key, times in (("seconds", seconds), ("products", bare), ("fresh", anew)):
         found[key], found[f"{key}_cpu"] = map(min, zip(*times))
-    return found
+    return found | {"loss": loss, "head_norm": given[1].grad.norm().item()}
 
 
 def student_step(rows: int = 2, length: int = 192, learnt: int = 128) -> dict:
@@ -199,6 +224,13 @@ def student_step(rows: int = 2, length: int = 192, learnt: int = 128) -> dict:
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------
+
+def check(one: dict, first: dict) -> None:
+    """ValueError unless it computed what plain does at the small size, and what `first` did at the size that was measured."""
+    if not (one["apart"] <= 1e-5 and all(math.isclose(one[key], first[key], rel_tol=1e-4) for key in ("loss", "head_norm"))):
+        raise ValueError(f"{one['name']} computes another number than plain: {one['apart']:.1e} apart at the small size; loss {one['loss']:.6g} and "
+                         f"head's gradient {one['head_norm']:.6g} where {first['name']} finds {first['loss']:.6g} and {first['head_norm']:.6g}")
+
 
 def contest(name: str, tokens: int, vocab: int, width: int, wider: int, turns: int = 1) -> dict | None:
     """`measure` in a process of its own, one thread; None, and a line that says why, if it fails."""
@@ -227,34 +259,35 @@ def main(quick: bool = False, out: str | Path = "") -> int:
     if not peers:
         print("PEERS_DIR is not set: other libraries are left out (see kdlib/bench_vocab.py)")
     print(f"{'':14s} {'tokens':>6s} {'words':>8s} {'widths':>11s} {'apart':>8s} {'seconds':>10s} {'to plain':>8s} {'processor':>10s} {'extra':>11s} {'to plain':>8s} {'peak':>10s}")
-    sizes = (256, *SIZES[1:]) if quick else SIZES
-    found = {}
-    for name in ("plain", "ours", *peers):
-        one = contest(name, *sizes, turns=1 if quick or name != "ours" else 3)
+    found, rows, first = {}, [], {}
+    size, turns = ((256, *SIZES[1:]), 1) if quick else (SIZES, TURNS)
+    contests = [(name, size) for name in (*PLAIN_WAYS, "ours", *peers)]
+    for name, size in contests if quick else [*contests, *(("plain", size) for size in PLAIN), *(("ours", size) for size in OURS)]:
+        one = contest(name, *size, turns=turns)
         if one:
-            if one["apart"] > 1e-5:
-                raise ValueError(f"{name} computes another number than plain: {one['apart']:.1e} apart")
-            found[name] = one
-            line(one, found.get("plain") if name != "plain" else None)
-    others = [one for name, one in found.items() if name not in ("ours", "plain")]
+            check(one, first.setdefault(size, one))
+            rows.append(one)
+            line(one, found.get("plain") if (name, size) in contests and name != "plain" else None)
+            found.setdefault(name, one)
+    others = [found[name] for name in peers if name in found]
     if others and "ours" in found:
         print(f"ours against the fastest peer: {found['ours']['seconds'] / min(o['seconds'] for o in others):.2f} × its time (goal 0.65); "
               f"against the leanest: {found['ours']['extra'] / min(o['extra'] for o in others):.2f} × its extra memory (goal 0.12)")
-    rows = list(found.values())
-    for name, more in () if quick else [*(("ours", size) for size in OURS), *(("plain", size) for size in PLAIN)]:
-        one = contest(name, *more, turns=1 if more[0] > 1024 or name == "plain" else 3)
-        if one:
-            rows.append(one)
-            line(one)
-    if not quick:
-        real = child("student_step")
-        if real:
-            print(f"one step, 2 layers at Llama's widths ({real['parameters'][0] / 1e6:.0f} M → {real['parameters'][1] / 1e6:.0f} M parameters, {real['tokens']} target tokens, AdamW, float32): "
-                  f"{real['seconds']:.1f} s, {real['peak'] / 1e9:.1f} GB")
+    real = None if quick else child("student_step")
+    if real:
+        print(f"one step, 2 layers at Llama's widths ({real['parameters'][0] / 1e6:.0f} M → {real['parameters'][1] / 1e6:.0f} M parameters, {real['tokens']} target tokens, AdamW, float32): "
+              f"{real['seconds']:.1f} s, {real['peak'] / 1e9:.1f} GB")
     if out:
-        write_json(Path(out), {"temperature": T, "alpha": ALPHA, "threads": 1, "machine": platform.machine(), "versions": versions(), "commit": commit(), "rows": rows})
+        rows = [{key: None if value != value else value for key, value in row.items()} for row in rows]      # JSON knows no NaN
+        write_json(Path(out), {"temperature": T, "alpha": ALPHA, "threads": 1, "turns": turns, "machine": platform.machine(), "versions": versions() | peer_versions(),
+                               "commit": commit(), "rows": rows, "student_step": real})
         print(f"table: {out}")
     return 0
+
+
+def peer_versions() -> dict[str, str]:
+    folder = os.environ.get("PEERS_DIR")
+    return {one.metadata["Name"]: one.version for one in importlib.metadata.distributions(path=[folder])} if folder else {}
 
 
 if __name__ == "__main__":

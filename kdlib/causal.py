@@ -5,7 +5,10 @@ token i + 1, so what counts is where `labels[:, 1:]` is not -100: the *target po
 tokens, so hidden states are gathered at target positions before they reach the head: logits for others never exist. In
 training none exist for more than a few tokens at a time (`vocab_loss`), wherever the head is what that needs.
 """
+import functools
+import warnings
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from .vocab_loss import linear_distillation_loss
 
 TEACHER_PLACE = "teacher_place"                 # the column that says where in a teacher cache a row stands
 READ = ("input_ids", "attention_mask", "position_ids")
+_CHANGES = WeakKeyDictionary()                  # {model: does it change the logits that its head makes?}
 
 
 def is_causal(model) -> bool:
@@ -62,31 +66,99 @@ def logits_at(model, inputs: dict, keep: Tensor) -> Tensor:
 def plain_head(model):
     """The model's head if it is one matrix product and nothing else: no adapter, no quantised weight, no hook of one who reads its logits."""
     head = getattr(model, "module", model).get_output_embeddings()
-    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
-    plain = type(head) is torch.nn.Linear and not any(hooks) and "forward" not in vars(head) and head.weight.is_floating_point()
-    return head if plain else None
+    return None if _beside_the_product(head) else head
+
+
+def _beside_the_product(head) -> str:
+    """What a head is or does beside one matrix product; "" if nothing."""
+    from torch.distributed.tensor import DTensor
+    if type(head) is not torch.nn.Linear:
+        return f"its head is a {type(head).__name__}, not a plain Linear"
+    if any((head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)):
+        return "a hook on its head reads the logits"
+    if "forward" in vars(head):
+        return "its head's forward was replaced"
+    if type(head.weight.data) not in (Tensor, DTensor) or not head.weight.is_floating_point():      # such a tensor is quantised behind its dtype
+        return f"its head's weight is a {type(head.weight.data).__name__} of {head.weight.dtype}"
+    return ""
+
+
+def why_dense(model, inputs: dict) -> str:
+    """Why this model's logits have to be made: the head is not `plain_head`, or not the model's end. "" where they need not be.
+
+    The second is found out once for each model, with a forward of a few tokens: by all processes together, which answer alike,
+    or one would leave the others waiting in its second forward. So all must ask for the first time in the same place.
+    """
+    base = getattr(model, "module", model)
+    why = _beside_the_product(base.get_output_embeddings())
+    if not why:
+        if base not in _CHANGES:
+            _CHANGES[base] = _in_any_process(_changes_its_logits(model, inputs["input_ids"][:1, :8]), inputs["input_ids"].device)
+        why = "it changes the logits that its head makes" if _CHANGES[base] else ""
+    if why:
+        _say_once(f"{type(base).__name__}'s logits are made for all target tokens, which takes more time and memory: {why}")
+    return why
+
+
+_say_once = functools.cache(lambda text: warnings.warn(text, stacklevel=3))
+
+
+@torch.no_grad()
+def _changes_its_logits(model, ids: Tensor) -> bool:
+    """Is what the model returns for these ids (1, length) anything but what its head made?
+
+    The ids need not be targets: a batch may have none, and this process must take part all the same.
+    """
+    made = []
+    hook = getattr(model, "module", model).get_output_embeddings().register_forward_hook(lambda module, args, out: made.append(out.clone()))
+    try:
+        with torch.random.fork_rng([ids.device] if ids.is_cuda else []):       # dropout goes on as if nobody had asked
+            came = logits_at(model, {"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool))
+    finally:
+        hook.remove()
+        torch.clear_autocast_cache()            # of weights that were cast without a gradient path (older torch)
+    return len(made) != 1 or not _same(came, made[0])
+
+
+def _same(came: Tensor, made: Tensor) -> bool:
+    """Equal, but for the dtype to which autocast or FSDP cast a model's outputs?"""
+    return came.shape == made.shape and torch.allclose(came, made.to(came.dtype), rtol=0, atol=0, equal_nan=True)
+
+
+def _in_any_process(flag: bool, device) -> bool:
+    if not torch.distributed.is_initialized():
+        return flag
+    told = torch.tensor(float(flag), device=device)
+    torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+    return bool(told)
 
 
 def in_place_of_head(model, inputs: dict, keep: Tensor, do):
-    """`do(hidden (tokens, width), head)`, run where the model's forward would have run its head; None where that can't be right.
+    """`do(hidden (tokens, width), head)`, run where the model's forward would have run its head; None where that can't be right (`why_dense`).
 
-    Inside the forward, for there DDP counts the head as used, FSDP has gathered it once, and autocast is on. The head must be
-    plain, and what `do` returned must come out untouched: a model that scales or caps its logits is not what we compute.
+    Inside the forward, for there DDP counts the head as used, FSDP has gathered it once, and autocast is on. What `do` returned
+    must come out untouched; RuntimeError if it does not: in one process of several it would be too late for another way.
     """
-    head, made = plain_head(model), []
-    if head is None:
+    if why_dense(model, inputs):
         return None
+    head, made = plain_head(model), []
 
     def instead(hidden):
-        made.append(do(hidden[keep.to(hidden.device)], head))
-        return made[-1]
+        out = do(hidden[keep.to(hidden.device)], head)
+        made.append(out.detach().clone())       # the model may write into `out`
+        return out
     head.forward = instead
     try:
         came = model(**{k: inputs[k] for k in READ if k in inputs}, use_cache=False).logits
     finally:
         del head.forward
-    untouched = len(made) == 1 and came.shape == made[0].shape and torch.allclose(came.float(), made[0].float(), rtol=0, atol=0, equal_nan=True)
-    return came if untouched else None
+    if len(made) != 1 or not _same(came, made[0]):
+        raise RuntimeError(f"{type(model).__name__} changed what was computed in place of its head, though it changed no logits when it was asked first")
+    if came.dtype != made[0].dtype:             # FSDP rounded it. Its hooks hang on the gradient's path, so that stays; the values are put back
+        came = came.to(made[0].dtype)
+        with torch.no_grad():
+            came.copy_(made[0])
+    return came
 
 
 def wide_loss(student, inputs: dict, keep: Tensor, targets: Tensor, teacher: dict, **settings) -> DistillationLoss | None:

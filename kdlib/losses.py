@@ -95,14 +95,19 @@ def _valid_items(student_logits: Tensor, labels: Tensor, ignore_index: int, num_
     return student_logits.reshape(-1, student_logits.shape[-1])[keep], labels, keep, count
 
 
-def valid_labels(labels: Tensor, classes: int, ignore_index: int, num_items) -> tuple:
+def valid_labels(labels: Tensor, classes: int, ignore_index: int, num_items,
+                 hint: str = "GLUE's test split carries -1: it has no labels to train on.") -> tuple:
     """The labels that count, the mask (items,) that picked them, and what the sums are divided by."""
-    keep = labels.reshape(-1) != ignore_index
-    labels = labels.reshape(-1)[keep].long()
+    given = f"labels {tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}"
+    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
+        raise ValueError(f"{given} must be integers")
+    labels = labels.reshape(-1).long()                          # before it is compared: in uint8, -100 would be 156
+    keep = labels != ignore_index
+    labels = labels[keep]
     if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < classes):
         raise ValueError(f"labels must be 0…{classes - 1} or {ignore_index} (ignored); found {int(labels.min())}…"
-                         f"{int(labels.max())}. GLUE's test split carries -1: it has no labels to train on.")
-    count = labels.numel() if num_items is None else num_items
+                         f"{int(labels.max())} in {given}. {hint}".strip())
+    count = labels.numel() if num_items is None else _number(num_items)
     if not (math.isfinite(count) and (count > 0 or count == 0 == labels.numel())):
         raise ValueError(f"num_items must be a count above 0, not {num_items!r}")
     return labels, keep, count or 1                             # nothing to count: the sums are 0 already
@@ -156,19 +161,27 @@ def _wide(x: Tensor) -> Tensor:
 
 def check_settings(temperature: float, alpha: float, divergence: str, beta: float = 0.5) -> float:
     """The temperature as a float; ValueError for settings that make no sense, so that a trainer can refuse them early."""
-    if isinstance(alpha, (str, bool)) or not 0 <= alpha <= 1:          # NaN fails this test too
+    if not 0 <= _number(alpha) <= 1:                            # NaN fails this test too
         raise ValueError(f"alpha, the weight of the soft loss, must lie in [0, 1], not {alpha!r}")
     if divergence not in DIVERGENCES:
         raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, not {divergence!r}")
-    if divergence == "jsd" and not 0 < beta < 1:
+    if divergence == "jsd" and not 0 < _number(beta) < 1:
         raise ValueError(f"beta must lie strictly between 0 and 1 for jsd, not {beta!r} (0 and 1 are the two KLs)")
     return _positive(temperature)
 
 
 def _positive(temperature: float) -> float:
-    if isinstance(temperature, (str, bool)) or not math.isfinite(temperature) or temperature <= 0:
+    if not 0 < _number(temperature) < math.inf:
         raise ValueError(f"temperature must be a finite number above 0, not {temperature!r}")
     return float(temperature)
+
+
+def _number(x) -> float:
+    """x as a float; NaN, which passes no comparison, where it isn't one number: None, "2", True, a tensor of several."""
+    try:
+        return math.nan if isinstance(x, (str, bool)) else float(x)
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
 
 
 def _check_shapes(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> None:
@@ -178,5 +191,3 @@ def _check_shapes(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor
     if student_logits.dim() < 1 or labels.shape != student_logits.shape[:-1]:
         raise ValueError(f"labels {tuple(labels.shape)} do not match logits {tuple(student_logits.shape)}: "
                          "one label for each row of logits is needed")
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
-        raise ValueError(f"labels must be integers, not {labels.dtype}")

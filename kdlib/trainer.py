@@ -88,7 +88,7 @@ class DistillationTrainer(Trainer):
     the set at every evaluation. ce_only:
     ids of target tokens for which CE counts in full and the teacher is not heard, for example the end token that an untuned
     teacher does not know. change: a function (answers, student's logits) → answers for control experiments, used while training
-    (`causal.control`).
+    (`causal.control`); it needs the student's logits, so such a run takes the dense way, with its time and memory.
     """
 
     def __init__(self, model=None, args: DistillationArguments | None = None, *, teacher=None, teacher_cache=None,
@@ -143,12 +143,13 @@ class DistillationTrainer(Trainer):
             raise ValueError("the batch has no `labels`; a column named `label` or `labels` is needed")
         if self.causal:
             keep, targets = causal.target_positions(labels)
-            student, loss, teacher = None, None, None
-            if not (return_outputs or self._change or self._dense) and causal.plain_head(model) is not None:
+            wide = not (return_outputs or self._change or self._dense)
+            if wide and causal.why_dense(model, inputs):
+                wide, self._dense = False, True
+            if wide:
                 teacher = self._wide_answers(inputs, keep)
                 loss = causal.wide_loss(model, inputs, keep, targets, teacher, num_items=num_items_in_batch, **self._settings())
-                self._dense = loss is None                      # a model that caps its logits: it took a forward to find out
-            if loss is None:
+            else:
                 student = causal.logits_at(model, inputs, keep)
                 teacher = self._token_answers(inputs, keep) if self.args.alpha > 0 else None
                 if self._change and teacher is not None and model.training:

@@ -1,4 +1,5 @@
 """Causal language models in the trainer: against full sequences and full vocabularies, however a step is cut."""
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,129 @@ def test_a_model_that_changes_its_logits_is_computed_the_long_way(tmp_path, chat
     assert run._dense == (who == "student")
 
 
+# -- may the head be left out? -------------------------------------------------------------------------------------------
+
+def a_batch(rows=slice(0, 4), ignored=5):
+    """(inputs, keep, targets) of 64 words, of which the last four never occur."""
+    ids = torch.randint(0, 60, (4, 12), generator=torch.Generator().manual_seed(1))[rows]
+    return {"input_ids": ids}, *causal.target_positions(ids.clone().index_fill_(1, torch.arange(ignored), -100))
+
+
+def changing(model, change):
+    """The model with something done to its logits: `change` returns new ones, or None if it wrote into them."""
+    plain = model.forward
+    def forward(**inputs):
+        out = plain(**inputs)
+        changed = change(out.logits)
+        out.logits = out.logits if changed is None else changed
+        return out
+    model.forward = forward
+    return model
+
+
+CHANGES = {"scales": lambda x: x * 0.5, "scales in place": lambda x: x.mul_(0.5), "caps in place": lambda x: x.div_(2).tanh_().mul_(2),
+           "masks a word": lambda x: x.__setitem__((..., 63), -1e4), "masks the last words": lambda x: x.__setitem__((..., slice(60, None)), -1e4),
+           "adds a number a word": lambda x: x + torch.linspace(-1, 1, 64), "cuts the padding": lambda x: x[..., :60]}
+LOSS = dict(temperature=2.0, alpha=0.5, divergence="forward_kl")
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_of_the_logits_is_noticed_whatever_it_does(change):
+    inputs, keep, targets = a_batch()
+    model = changing(tiny.llama(64, layers=1, seed=8), change)
+    said = causal.wide_answers(model, inputs, keep)
+    assert list(said) == ["teacher_logits"] and torch.equal(said["teacher_logits"], causal.logits_at(model, inputs, keep))
+    assert causal.wide_loss(model, inputs, keep, targets, {}, **LOSS) is None
+    assert "teacher_hidden" in causal.wide_answers(changing(tiny.llama(64), lambda x: x.float()), inputs, keep), "a cast is no change"
+
+
+def test_a_model_that_begins_to_change_its_logits_later_is_refused():
+    """Too late for the long way: in one process of several, the others would wait for it."""
+    inputs, keep, targets = a_batch()
+    student = tiny.llama(64, layers=1, seed=8)
+    assert causal.wide_loss(student, inputs, keep, targets, {}, **LOSS | {"alpha": 0.0}) is not None
+    changing(student, CHANGES["scales in place"])
+    with pytest.raises(RuntimeError, match="LlamaForCausalLM changed what was computed in place of its head"):
+        causal.wide_loss(student, inputs, keep, targets, {}, **LOSS | {"alpha": 0.0})
+
+
+def test_asking_leaves_no_trace():
+    """Neither in the random numbers of dropout, nor in autocast's copies of the weights, which would have no gradient."""
+    inputs, keep, targets = a_batch()
+    student = tiny.llama(64, layers=1, seed=8).train()
+    student.model.layers[0].self_attn.attention_dropout = 0.5
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert causal.why_dense(student, inputs) == "" and torch.equal(torch.rand(3), expected) and not student.lm_head._forward_hooks
+    student = tiny.llama(64, layers=1, seed=8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        causal.wide_loss(student, inputs, keep, targets, {}, **LOSS | {"alpha": 0.0}).total.backward()
+    assert all(p.grad is not None for p in student.parameters())
+
+
+def adapted(model, **how):
+    peft = pytest.importorskip("peft", reason="LoRA is optional (pip install 'kdlib[lora]')")
+    return peft.get_peft_model(model, peft.LoraConfig(r=2, init_lora_weights=False, **how))
+
+
+def quantised(model):
+    ao = pytest.importorskip("torchao.quantization", reason="torchao comes with kdlib[course]")
+    ao.quantize_(model, ao.Int8WeightOnlyConfig(), filter_fn=lambda module, name: name == "lm_head")
+    return model
+
+
+def with_other_forward(model):
+    model.lm_head.forward = lambda hidden, plain=model.lm_head.forward: plain(hidden)
+    return model
+
+
+def with_hook(model):
+    model.lm_head.register_forward_hook(lambda module, args, out: None)
+    return model
+
+
+@pytest.mark.parametrize("prepare, why", [
+    (lambda model: adapted(model, target_modules=["q_proj", "lm_head"]), "not a plain Linear"),
+    (lambda model: adapted(model, target_modules=["q_proj"], modules_to_save=["lm_head"]), "ModulesToSaveWrapper, not a plain Linear"),
+    (quantised, "weight is a Int8Tensor"), (with_other_forward, "forward was replaced"), (with_hook, "a hook on its head")],
+    ids=["LoRA", "modules_to_save", "torchao", "forward", "hook"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_head_that_is_more_than_a_product_is_run_and_told_once(prepare, why):
+    inputs, keep, targets = a_batch()
+    model = prepare(tiny.llama(64, layers=1, seed=8, tied=False))
+    assert causal.plain_head(model) is None and causal.plain_head(tiny.llama(64)) is not None
+    causal._say_once.cache_clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        said = [causal.wide_answers(model, inputs, keep) for _ in range(2)]
+        assert causal.wide_loss(model, inputs, keep, targets, {}, **LOSS | {"alpha": 0.0}) is None
+    told = [str(w.message) for w in told if "logits are made for all target tokens" in str(w.message)]
+    assert len(told) == 1 and why in told[0] and torch.equal(said[0]["teacher_logits"], causal.logits_at(model, inputs, keep))
+
+
+def asked_in(folder):
+    """Two processes, of which the second has no target, and a student that changes its logits in the first alone."""
+    from torch import distributed
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    student = tiny.llama(64, layers=1, seed=8)
+    model = torch.nn.parallel.DistributedDataParallel(student if rank else changing(student, CHANGES["scales"]))
+    inputs, keep, targets = a_batch(ignored=12 if rank else 5)
+    found = []
+    for _ in range(2):
+        found.append(causal.wide_loss(model, inputs, keep, targets, {}, **LOSS | {"alpha": 0.0}) is None)
+        causal.token_loss(causal.logits_at(model, inputs, keep), None, targets, **LOSS | {"alpha": 0.0}).total.backward()
+    torch.save(found, folder / f"found.{rank}")
+    del model
+    distributed.destroy_process_group()
+
+
+def test_all_processes_take_the_same_way(tmp_path):
+    in_two_processes(tmp_path, f"import test_causal\ntest_causal.asked_in(Path({str(tmp_path)!r}))")
+    assert [torch.load(tmp_path / f"found.{rank}") for rank in (0, 1)] == [[True, True]] * 2
+
+
 def test_target_positions():
     labels = torch.tensor([[-100, -100, 5, 6], [-100, 7, -100, -100], [9, -100, -100, 8]])
     keep, targets = causal.target_positions(labels)
@@ -186,16 +310,22 @@ def test_a_teacher_shared_out_among_two_processes_says_the_same(tmp_path):
     assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 3e-6
 
 
-def sharded_in(folder):
-    """One gradient of a tied student whose weights lie half in each process (FSDP), each with its half of the rows."""
+def sharded_in(folder, half=False):
+    """One gradient of a tied student whose weights lie half in each process (FSDP), each with its half of the rows.
+
+    half: with accelerate's policy for bf16, which rounds what the model returns, the loss too.
+    """
     from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
     student = tiny.llama(64, layers=1, seed=8)
-    fully_shard(student, mesh=init_device_mesh("cpu", (2,)))
-    (sharded_loss(student, slice(2 * rank, 2 * rank + 2)).total * 2).backward()
+    bf16 = dict.fromkeys(("param_dtype", "reduce_dtype", "output_dtype"), torch.bfloat16) if half else {}
+    fully_shard(student, mesh=init_device_mesh("cpu", (2,)), mp_policy=MixedPrecisionPolicy(**bf16))
+    loss = sharded_loss(student, slice(2 * rank, 2 * rank + 2))
+    assert not half or loss.total.dtype == torch.float32 and loss.total != loss.total.bfloat16()
+    (loss.total * 2).backward()
     found = {n: p.grad.full_tensor() for n, p in student.named_parameters()}
     if rank == 0:
         torch.save(found, folder / "gradients.pt")
@@ -215,6 +345,14 @@ def test_weights_in_two_processes_change_nothing(tmp_path):
     student = tiny.llama(64, layers=1, seed=8)
     sharded_loss(student, slice(0, 4)).total.backward()
     assert tiny.difference(torch.load(tmp_path / "gradients.pt"), gradients(student)) < 1e-6
+
+
+def test_a_model_whose_outputs_are_rounded_needs_no_logits(tmp_path):
+    in_two_processes(tmp_path, f"import os, test_causal\ntest_causal.sharded_in(Path({str(tmp_path)!r}), half=True)\nos._exit(0)")
+    student = tiny.llama(64, layers=1, seed=8)
+    sharded_loss(student, slice(0, 4)).total.backward()
+    found = torch.load(tmp_path / "gradients.pt")
+    assert all(torch.nn.functional.cosine_similarity(found[n].float().flatten(), g.flatten(), dim=0) > 0.99 for n, g in gradients(student).items())
 
 
 def evaluate_in(folder):

@@ -252,6 +252,12 @@ def test_integer_labels_of_any_width(dtype):
     close(distillation_loss(s, t, y.to(dtype)), reference(s, t, y))
 
 
+def test_a_label_that_would_be_ignore_index_in_few_bits_counts():
+    s, t, _ = batch((4,), 200)
+    y = torch.tensor([3, 156, 156, 7])
+    close(distillation_loss(s, t, y.to(torch.uint8)), reference(s, t, y))
+
+
 @pytest.mark.parametrize("change, hint", [
     (dict(temperature=0), "temperature"), (dict(temperature=-1.0), "temperature"), (dict(temperature=math.nan), "temperature"),
     (dict(temperature=math.inf), "temperature"), (dict(temperature="2"), "temperature"), (dict(temperature=True), "temperature"),
@@ -264,6 +270,10 @@ def test_integer_labels_of_any_width(dtype):
     (dict(labels=torch.zeros(4, 1, dtype=torch.long)), "one label for each row"),
     (dict(labels=torch.zeros(4)), "integers"), (dict(labels=torch.zeros(4, dtype=torch.bool)), "integers"),
     (dict(labels=torch.tensor([0, 1, -1, 2])), "test split"), (dict(labels=torch.tensor([0, 3, -100, 2])), "labels must be"),
+    (dict(labels=torch.tensor([0, 3, -100, 2])), r"found 0…3 in labels \(4,\) int64"),
+    (dict(labels=torch.zeros(4, dtype=torch.complex64)), r"labels \(4,\) complex64 must be integers"),
+    (dict(temperature=None), "temperature"), (dict(temperature=[2.0]), "temperature"), (dict(alpha=None), "soft loss"), (dict(divergence="jsd", beta=None), "beta"),
+    (dict(num_items="3"), "num_items"), (dict(num_items=torch.tensor([3, 4])), "num_items"), (dict(num_items=True), "num_items"),
 ], ids=str)
 def test_what_makes_no_sense_is_refused(change, hint):
     given = dict(student_logits=torch.randn(4, 3), teacher_logits=torch.randn(4, 3), labels=torch.tensor([0, 1, 2, -100])) | change

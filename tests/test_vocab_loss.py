@@ -1,4 +1,5 @@
 """vocab_loss against the dense loss of the same logits: values and gradients, however the tokens are cut."""
+import json
 import math
 
 import pytest
@@ -7,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from test_doctor import alive_at_once
 from test_trainer import in_two_processes
 
-from kdlib import vocab_loss
+from kdlib import bench_vocab, vocab_loss
 from kdlib.losses import DIVERGENCES, TopK, distillation_loss, topk_distillation_loss
 from kdlib.vocab_loss import linear_distillation_loss
 
@@ -172,6 +174,29 @@ def test_minus_infinity(divergence, who):
     assert all(g.isfinite().all() for g in gradients(ours(student, teacher, labels, divergence=divergence), student))
 
 
+@pytest.mark.parametrize("T, excluded", [(0.1, torch.finfo(torch.float32).min), (2.0, -math.inf), (0.1, -math.inf)])
+def test_a_teacher_that_excludes_all_words_finds_them_alike(T, excluded):
+    student, _, labels = parts((6,), 5, dtype=torch.float32)
+    said = torch.randn(6, 5)
+    said[1], said[2, :3] = excluded, excluded
+    found = linear_distillation_loss(*student[:2], None, None, labels, student_bias=student[2], teacher_logits=said, **SETTINGS | {"temperature": T})
+    same(found, distillation_loss(logits(*student), said, labels, **SETTINGS | {"temperature": T}), student, tolerance=1e-5)
+
+
+def test_a_second_backward_refuses_a_teacher_that_was_written_into():
+    student, teacher, labels = parts()
+    for said in (dict(teacher_logits=logits(*teacher)), dict(teacher_hidden=teacher[0], teacher_head=teacher[1])):
+        given = dict(teacher_hidden=None, teacher_head=None) | said
+        loss = linear_distillation_loss(*student[:2], labels=labels, **given, **SETTINGS)
+        loss.total.backward(retain_graph=True)
+        next(iter(said.values())).add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.total.backward()
+    with torch.inference_mode():
+        said = logits(*teacher)                                 # knows no versions
+    linear_distillation_loss(*student[:2], None, None, labels, teacher_logits=said, **SETTINGS).total.backward()
+
+
 # -- precision -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -214,6 +239,28 @@ def test_autocast():
         found, expected = ours(student, teacher, labels), dense(student, teacher, labels)
     same(found, expected, student, tolerance=0.02)
     assert all(g.dtype == torch.float32 for g in gradients(ours(student, teacher, labels), student))
+
+
+def test_autocast_leaves_float64_alone():
+    student, teacher, labels = parts()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = ours(student, teacher, labels)
+    same(found, dense(student, teacher, labels), student, tolerance=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_gpu_says_the_same(dtype):
+    """There half precision is multiplied as it is, and added up in float32."""
+    student, teacher, labels = parts((300,), 60, (16, 24), dtype=dtype)
+    exact = [x.detach().double().requires_grad_() for x in student], [x.double() for x in teacher]
+    expected = gradients(dense(*exact, labels), exact[0])
+    student, teacher = [[x.detach().cuda() for x in side] for side in (student, teacher)]
+    student = [x.requires_grad_() for x in student]
+    found = ours(student, teacher, labels.cuda(), chunk_tokens=70)
+    assert found.total.item() == pytest.approx(dense(*exact, labels).total.item(), rel=0.01)
+    for a, b in zip(gradients(found, student), expected):
+        assert (a.double().cpu() - b).norm() < 0.02 * b.norm()
 
 
 # -- how a step is cut -----------------------------------------------------------------------------------------------
@@ -297,6 +344,23 @@ def test_the_scratch_budget_does_not_depend_on_the_tokens():
     assert vocab_loss._chunk("auto", 10**9, torch.float32, 50) == 1 and vocab_loss._chunk("auto", 50, torch.float32, 0) == 1
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", [1 / 8, 10], ids=["small blocks", "whole chunks"])
+def test_blocks_as_large_as_a_gpus_are_in_the_budget(divergence, dtype, block, monkeypatch):
+    monkeypatch.setattr(vocab_loss, "SCRATCH", 2_000_000)
+    monkeypatch.setattr(vocab_loss, "CPU_CACHE", int(block * vocab_loss.SCRATCH))
+    student, teacher, labels = parts((400,), 1009, (2, 2), dtype=dtype, ignored=0)
+    found = alive_at_once(lambda: ours(student, teacher, labels, divergence=divergence).total.backward())
+    assert 0.5 < found / vocab_loss.SCRATCH < 1.05
+
+
+def test_a_gpus_budget_holds_chunks_and_blocks():
+    for work, vocab, blocks in ((w, v, b) for w in (torch.float32, torch.bfloat16) for v in (8016, 128256) for b in (2, 4)):
+        chunk, block = vocab_loss._chunk("auto", vocab, work, 10**6, "cuda", blocks), vocab_loss._block(vocab, work, "cuda")
+        assert 32 <= chunk and vocab * (8 * chunk + 4 * blocks * min(chunk, block) + (2 * chunk if work == torch.bfloat16 else 0)) <= vocab_loss.SCRATCH
+
+
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("change, hint", [
@@ -322,6 +386,17 @@ def test_the_scratch_budget_does_not_depend_on_the_tokens():
     (dict(teacher_hidden=None, teacher_head=None, teacher_topk=TopK(torch.full((3, 2), 5), torch.zeros(3, 2), torch.zeros(3))), r"words 0…4"),
     (dict(teacher_hidden=None, teacher_head=None, teacher_topk=TopK(torch.zeros(3, 1).long(), torch.full((3, 1), math.nan), torch.zeros(3))), r"teacher_topk.logprobs \(3, 1\)"),
     (dict(chunk_tokens=0), "chunk_tokens"), (dict(chunk_tokens="64"), "chunk_tokens"), (dict(chunk_tokens=True), "chunk_tokens"), (dict(chunk_tokens=2.0), "chunk_tokens"),
+    (dict(teacher_head=torch.zeros(4, 2)), r"labels \(4,\) int64. The teacher has 4 words, the student 5"),
+    (dict(teacher_head=torch.zeros(200, 2)), r"teacher_head \(200, 2\) float32 has 200 words"), (dict(student_head=torch.zeros(0, 3)), r"student_head \(0, 3\) float32 has no words"),
+    (dict(student_head=torch.zeros(8000, 3), teacher_head=torch.zeros(8500, 2)), "has 8,500 words"),
+    (dict(labels=torch.zeros(4, dtype=torch.complex64)), r"labels \(4,\) complex64 must be integers"),
+    (dict(teacher_hidden=torch.full((4, 2), -math.inf), teacher_head=torch.tensor([[1.0, -1]]).expand(5, 2)), r"teacher_hidden \(4, 2\) float32 holds NaN or infinity"),
+    (dict(teacher_hidden=torch.tensor([[1.0, -1]]).expand(4, 2), teacher_head=torch.full((5, 2), -math.inf)), r"teacher_head \(5, 2\) float32 holds"),
+    (dict(teacher_hidden=torch.full((4, 2), 1000.0).half(), teacher_head=torch.full((5, 2), 1000.0).half()), r"teacher_hidden \(4, 2\) float16 times teacher_head \(5, 2\) float16 overflows"),
+    (dict(teacher_hidden=None, teacher_head=None, teacher_topk=(torch.zeros(3, 1).long(), torch.zeros(3, 1), torch.zeros(3))), "teacher_topk must be a losses.TopK"),
+    (dict(teacher_hidden=None, teacher_head=None, teacher_topk=TopK(torch.zeros(3, 1).bool(), torch.zeros(3, 1), torch.zeros(3))), r"teacher_topk.ids \(3, 1\) bool must be words"),
+    (dict(teacher_hidden=None, teacher_head=None, teacher_topk=TopK(torch.tensor([[0, 1], [2, 2], [3, 4]]), torch.zeros(3, 2), torch.zeros(3))), r"teacher_topk.ids \(3, 2\) int64 names a word twice"),
+    (dict(temperature=None), "temperature"), (dict(alpha=None), "alpha"), (dict(num_items="3"), "num_items"), (dict(num_items=True), "num_items"),
     (dict(temperature=0), "temperature"), (dict(alpha=2), "alpha"), (dict(divergence="kl"), "divergence"), (dict(num_items=0), "num_items"),
 ], ids=lambda x: x if isinstance(x, str) else "")
 def test_what_makes_no_sense_is_refused(change, hint):
@@ -335,3 +410,31 @@ def test_a_students_nan_is_handed_on():
     student, teacher, labels = parts()
     student[0].data[:] = math.nan
     assert ours(student, teacher, labels).total.isnan()
+
+
+def test_vocabularies_that_differ_by_padding_are_cut():
+    for words, padded in ((5, 128), (8000, 8400), (128256, 129280)):
+        hidden, labels = torch.randn(2, 2), torch.tensor([0, 1])
+        assert linear_distillation_loss(hidden, torch.randn(words, 2), hidden, torch.randn(padded, 2), labels, **SETTINGS).total.isfinite()
+
+
+# -- the benchmark ---------------------------------------------------------------------------------------------------
+
+def test_contestants_that_compute_another_number_are_out(monkeypatch):
+    monkeypatch.setattr(vocab_loss, "SCRATCH", 100 * 500 * 8)
+    rows = {name: bench_vocab.measure(name, 200, 500, 8, 12, 1) for name in (*bench_vocab.PLAIN_WAYS, "ours")}
+    assert rows["ours"]["chunk"] < 150, "several chunks"
+    for one in rows.values():
+        bench_vocab.check(one, rows["plain"])
+    for key in ("loss", "head_norm", "apart"):
+        with pytest.raises(ValueError, match="ours computes another number than plain"):
+            bench_vocab.check(rows["ours"] | {key: rows["ours"][key] + 0.01}, rows["plain"])
+
+
+def test_the_benchmarks_file_is_json(tmp_path, monkeypatch):
+    monkeypatch.delenv("PEERS_DIR", raising=False)
+    monkeypatch.setattr(bench_vocab, "contest", lambda name, *size, turns: bench_vocab.measure(name, 32, 100, 8, 8, turns))
+    bench_vocab.main(quick=True, out=tmp_path / "bench.json")
+    refuse = lambda name: pytest.fail(f"{name} is not JSON")
+    table = json.loads((tmp_path / "bench.json").read_text(), parse_constant=refuse)
+    assert [row["products"] is None for row in table["rows"]] == [True] * 3 + [False] and table["student_step"] is None
