@@ -211,7 +211,7 @@ def translations(table):
     chunks; squares and dashed line: the plain way; small crosses: other libraries. Plain memory grows with both, that of the chunks stays.""",
         data=lambda stored: pd.DataFrame(stored.json("results/bench_vocab_loss.json")["rows"]))
 def vocabulary_cost(table):
-    """columns: name ("ours", "plain", other libraries), tokens, vocab, width (of the student), extra (bytes), seconds_cpu"""
+    """columns: name ("ours", "plain", other libraries and ways), tokens, vocab, width (of the student), extra (bytes), seconds_cpu"""
     table = table[table["width"] == table["width"].min()].assign(gb=table["extra"] / 1e9)
     most, usual = table["vocab"].max(), table.loc[table["name"] != "ours", "tokens"].mode().iloc[0]
     fig, axes = plt.subplots(2, 2, figsize=(9, 5.6), sharex="col", sharey="row")
@@ -221,7 +221,7 @@ def vocabulary_cost(table):
         for i, column in enumerate(("gb", "seconds_cpu")):
             ax = axes[i][j]
             others = part[~part["name"].isin(ways)]
-            ax.plot(others[by], others[column], "x", color="gray", markersize=5, label="other libraries")
+            ax.plot(others[by], others[column], "x", color="gray", markersize=5, label="other libraries and ways")
             for name, (told, marker, line, colour) in ways.items():
                 some = part[part["name"] == name]
                 ax.plot(some[by], some[column], marker + ("" if isinstance(line, tuple) else line), color=colour, label=told)
