@@ -7,7 +7,7 @@ takes the same two buffers. So the gradient is computed in forward, analytically
 
 Measured on a CPU, one thread, float32, forward and backward (`data/results/bench_vocab_loss.json`, made by `python -m kdlib bench
 vocab_loss`): 1024 tokens of which a quarter is ignored, widths 256 and 384, take 0.11 GB above inputs, weights and gradients, and
-1.3 times the time of the bare matrix products; the plain way 2.9 GB and 3.3 times as long. 8192 tokens take 0.11 GB too. Values are
+1.3 times the time of the bare matrix products; the plain way 2.9 GB and twice as long. 8192 tokens take 0.11 GB too. Values are
 tested on CPU for half precision, autocast, gradient checkpointing and two processes as well. Not measured: speed in half
 precision, and any GPU.
 """
