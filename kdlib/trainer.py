@@ -26,6 +26,9 @@ from .losses import check_settings, distillation_loss
 from .models import check_pair, forward_inputs
 
 
+LARGE = 2_000_000_000                       # weights from which on a live teacher is shared out among the processes
+
+
 @dataclass
 class DistillationArguments(TrainingArguments):
     """TrainingArguments plus the three that distillation adds. alpha weights the *soft* loss: alpha = 0 is plain CE."""
@@ -41,7 +44,7 @@ class DistillationArguments(TrainingArguments):
     max_minutes: float = field(default=0.0, metadata={"help": "stop, save and evaluate after so many minutes; 0: when all is done"})
 
     shard_teacher: bool = field(default=False, metadata={"help": "under torchrun each process holds a share of the live teacher's "
-                                                               "weights (FSDP), for a teacher that no GPU holds beside the student"})
+                                                               "weights (FSDP), for a teacher that no GPU holds beside the student; above two billion weights by itself"})
 
     def __post_init__(self):
         if "warmup_ratio" not in TrainingArguments.__dataclass_fields__ and self.warmup_ratio:      # transformers 5: one field for both
@@ -128,7 +131,7 @@ class DistillationTrainer(Trainer):
     def _adopt(self, teacher) -> None:
         check_pair(teacher, self.model)
         teacher.requires_grad_(False).eval()
-        shared = self.args.shard_teacher and self.args.world_size > 1
+        shared = self.args.world_size > 1 and (self.args.shard_teacher or teacher.num_parameters() >= LARGE)
         self._teacher["model"] = launch.shard(teacher, self.args.device) if shared else teacher.to(self.args.device)
 
     @property

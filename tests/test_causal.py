@@ -9,6 +9,7 @@ import torch
 from test_trainer import count_calls, in_two_processes
 
 from kdlib import causal, models, teacher_cache, translation, vocab_loss
+from kdlib import trainer as kdlib_trainer
 from kdlib.losses import TopK
 from kdlib.trainer import DistillationTrainer
 
@@ -283,7 +284,7 @@ def train_in(folder, batch: int, accumulation: int = 1, **how) -> dict:
                   optim="sgd", learning_rate=0.1, num_train_epochs=2, per_device_train_batch_size=batch,
                   gradient_accumulation_steps=accumulation, logging_strategy="steps", logging_steps=1, **how)
     run.fit()
-    if how.get("shard_teacher"):
+    if how.get("shard_teacher") or models.size(teacher)["parameters"] >= kdlib_trainer.LARGE:
         layer = [p for n, p in run.teacher.named_parameters() if "layers.0" in n]
         assert sum(p.to_local().numel() for p in layer) == sum(p.numel() for p in layer) / 2, "each process holds half of it"
     logged = [[entry[k] for k in ("ce", "kd")] for entry in run.state.log_history if "ce" in entry]
@@ -305,8 +306,9 @@ def test_two_processes_change_nothing(tmp_path):
     assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 3e-6
 
 
-def test_a_teacher_shared_out_among_two_processes_says_the_same(tmp_path):
-    in_two_processes(tmp_path, f"import os, test_causal\ntest_causal.train_in(Path({str(tmp_path)!r}), 4, shard_teacher=True)\nos._exit(0)")
+@pytest.mark.parametrize("asked", ["test_causal.train_in(place, 4, shard_teacher=True)", "test_causal.kdlib_trainer.LARGE = 100; test_causal.train_in(place, 4)"])
+def test_a_teacher_shared_out_among_two_processes_says_the_same(tmp_path, asked):
+    in_two_processes(tmp_path, f"import os, test_causal\nplace = Path({str(tmp_path)!r})\n{asked}\nos._exit(0)")
     assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 3e-6
 
 
