@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -115,10 +116,14 @@ def _run_in(folder: Path, path: Path, executed: Path, parameters: dict, variable
     finally:
         given.unlink(missing_ok=True)
     seconds = time.perf_counter() - began
+    if returned in (-signal.SIGTERM, KILLED) and stop and stop.wait(2):
+        raise KeyboardInterrupt                                 # scancel's signal reaches papermill and kernel too, and they may be quicker than we
     found = next((f for f in (folder / "record.json", folder / PARTIAL) if f.exists()), None)
     record = json.loads(found.read_text(encoding="utf8")) if found else None
     code = returned or (FAILED if not record else STOPPED if found.name == PARTIAL else OK)
     error = "" if code == OK else _last_line(stderr) or "the notebook wrote no record"
+    if code == -signal.SIGTERM:
+        code, error = INTERRUPTED, "cancelled by a signal from outside; the same command goes on from its last checkpoint"
     if code == KILLED:
         error = "the kernel was killed: most likely the machine ran out of memory"
     if code == STOPPED:
