@@ -95,8 +95,8 @@ def recorded(given: DataAndModels, args: DistillationArguments):
         run.finish()
     except BaseException as error:
         tell(folder, INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED, f"{type(error).__name__}: {error}")
-        if fresh and isinstance(error, (ValueError, OSError)) and not any(folder.glob("checkpoint-*")):
-            shutil.rmtree(folder, ignore_errors=True)           # refused: nothing has begun
+        if fresh and isinstance(error, (ValueError, OSError)) and {f.name for f in folder.iterdir()} <= {"run.json", "outcome.json", lock.NAME}:
+            shutil.rmtree(folder, ignore_errors=True)           # refused: nothing was trained or saved; a full disk, say, stays on record
         raise
     finally:
         lock.release(folder)

@@ -149,3 +149,11 @@ def test_training_is_over_before_the_signal_comes():
         text = slurm.script("04", "smoke", time=str(limit))
         margin, warn = int(re.search(r'KD_MARGIN="(\d+)"', text)[1]), int(re.search(r"USR1@(\d+)", text)[1])
         assert margin >= warn + 60 and margin <= 60 * limit / 2, limit
+
+
+@pytest.mark.parametrize("says, told", [("echo PartitionTimeLimit", "PartitionTimeLimit. Partitions here"), ("echo Priority", ""), ("exit 1", "")])
+def test_a_job_that_will_never_start_is_told(tmp_path, monkeypatch, says, told):
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\n{says}\n"), (tmp_path / "squeue").chmod(0o755)
+    (tmp_path / "sinfo").write_text("#!/bin/sh\necho main 1:00:00 gpu:1\n"), (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert slurm.waits_for_ever("7").startswith(told) and bool(slurm.waits_for_ever("7")) == bool(told)

@@ -3,6 +3,7 @@ import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -171,3 +172,15 @@ def test_checkpoints_by_the_clock_are_two_and_go_when_it_is_done(place, tmp_path
     del options[options.index("--save_strategy"):options.index("--save_strategy") + 2]
     assert main(options) == 0
     assert len(kept) > 10 and max(kept) == 2 and not list((tmp_path / "student").glob("checkpoint-*"))
+
+
+def test_a_disk_that_is_full_at_the_end_stays_on_record(place, tmp_path, monkeypatch, capsys):
+    """Only what was refused leaves nothing: here a training is lost, and `status` says why."""
+    monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
+    def full(self, *given, **kw):
+        (Path(self.args.output_dir) / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("kdlib.trainer.DistillationTrainer.save_model", full)
+    with pytest.raises(OSError):
+        main([o for o in command(place, "", num_train_epochs=1) if o not in ("--output_dir", "")])
+    assert main(["status"]) == 1 and "the disk or your quota is full" in capsys.readouterr().out
