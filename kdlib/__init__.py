@@ -4,8 +4,8 @@ import logging
 
 __version__ = "0.1.0"
 
-_MODULES = ("batch", "check", "corpora", "deadline", "doctor", "figures", "findings", "gallery", "get", "glue", "hidden", "legend", "losses", "measure", "memory", "metrics",
-            "models", "onpolicy", "parliament", "quantise", "results", "run", "scores", "slurm", "status", "teacher_cache", "trainer", "translation", "votes", "widgets")
+_MODULES = ("batch", "check", "corpora", "deadline", "doctor", "figures", "findings", "gallery", "get", "glue", "hidden", "legend", "losses", "measure", "memory", "methods", "metrics",
+            "models", "onpolicy", "parliament", "paths", "quantise", "results", "run", "scores", "slurm", "status", "teacher_cache", "trainer", "translation", "votes", "widgets")
 _NAMES = {"start": "run", "Run": "run", "soft_targets": "losses", "distillation_loss": "losses",
           "DistillationArguments": "trainer", "DistillationTrainer": "trainer", "save_fig": "figures"}
 __all__ = [*_MODULES, *_NAMES]

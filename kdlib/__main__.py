@@ -243,7 +243,7 @@ def _status(given) -> int:
 
 def _figures(given) -> int:
     from . import gallery
-    from .run import ROOT, runs_root
+    from .paths import ROOT, runs_root
     formats = tuple(f.strip().lower() for f in given.format.split(","))
     # figures/ is the gallery of slides in all formats under laptop: other wishes must not empty it
     other = [part for part, usual in ((given.profile, "laptop"), (given.style, "slides"), ("-".join(formats), "png-svg-pdf-csv")) if part != usual]
@@ -300,7 +300,7 @@ def _doctor(given) -> int:
 def _test(given) -> int:
     import subprocess
 
-    from .run import ROOT
+    from .paths import ROOT
     return subprocess.run([sys.executable, "-m", "pytest", "-m", "slow" if given.slow else "not slow"], cwd=ROOT).returncode
 
 

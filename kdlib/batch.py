@@ -25,8 +25,8 @@ from typing import NamedTuple
 import yaml
 
 from . import deadline, lock
-from .run import (PARTIAL, ROOT, checked_seed, guess, refuse_missing_paths, refuse_other_configuration, run_folder, runs_root, set_record_aside,
-                  settings_of, writable, write_json)
+from .paths import ROOT, did_you_mean, runs_root, write_json
+from .run import PARTIAL, checked_seed, refuse_missing_paths, refuse_other_configuration, run_folder, set_record_aside, settings_of, writable
 
 COURSE = tuple(path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
 OK, FAILED, REFUSED, STOPPED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130, 138
@@ -145,7 +145,7 @@ def _refuse_undeclared(path: Path, parameters: dict) -> None:
     names = _declared(path, path.stat().st_mtime_ns)
     for name in parameters:
         if name not in names:
-            raise ValueError(f"unknown parameter {name!r}{guess(name, names)}; {path.stem} takes {', '.join(names)}. "
+            raise ValueError(f"unknown parameter {name!r}{did_you_mean(name, names)}; {path.stem} takes {', '.join(names)}. "
                              f"What else its profile sets is changed in kdlib/profiles/{path.stem}.yaml")
 
 

@@ -11,7 +11,8 @@ import nbformat
 
 from . import batch
 from .bench import row
-from .run import ROOT, PARTIAL
+from .paths import ROOT
+from .run import PARTIAL
 
 TRAINING = """
 from kdlib import glue, models

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .results import commit, versions
-from .run import write_json
+from .paths import write_json
 from .vocab_loss import _chunk, linear_distillation_loss
 
 T, ALPHA, IGNORED = 2.0, 0.7, -100

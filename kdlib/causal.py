@@ -233,32 +233,6 @@ def metrics(sums: np.ndarray, knows_teacher: bool, prefix: str) -> dict[str, flo
     return {f"{prefix}_{k}": float(v) for k, v in (found | ({"kd": kd / count} if knows_teacher else {})).items()}
 
 
-def control(method: str, *, alpha: float, temperature: float, smoothing: float = 0.1, seed: int = 0):
-    """(change, alpha, T) that turn a trainer into KD or into one of the controls it must beat; see `trainer.control`.
-
-    change: what becomes of the teacher's answers, or None; pass it as `DistillationTrainer(…, change=)`. "label_smoothing": all
-    words equally likely. "shuffled": the likeliest word keeps its probability, the others trade places at random (of a
-    `TopK` the other k - 1): as soft as the teacher, without what it knows about other words.
-    """
-    if method not in ("kd", "ce", "label_smoothing", "shuffled"):
-        raise ValueError(f"method must be kd, ce, label_smoothing or shuffled for a language model, not {method!r}")
-    draw = np.random.default_rng(seed)
-    if method == "label_smoothing":
-        return lambda answers, student: torch.zeros_like(student), smoothing, 1.0
-    change = (lambda answers, student: _shuffled(answers, draw)) if method == "shuffled" else None
-    return change, 0.0 if method == "ce" else alpha, temperature
-
-
-def _shuffled(answers: Tensor | TopK, draw: np.random.Generator) -> Tensor | TopK:
-    scores = answers.logprobs if isinstance(answers, TopK) else answers
-    others = torch.ones_like(scores, dtype=torch.bool).scatter_(-1, scores.argmax(-1, keepdim=True), False)
-    kept = scores[others].view(len(scores), -1)
-    order = torch.from_numpy(draw.random(kept.shape, np.float32)).to(scores.device).argsort(-1)
-    mixed = scores.clone()
-    mixed[others] = kept.gather(-1, order).flatten()
-    return answers._replace(logprobs=mixed) if isinstance(answers, TopK) else mixed
-
-
 # -- a teacher that has answered already -----------------------------------------------------------------------------
 
 def with_places(rows, caches: list, must: bool):

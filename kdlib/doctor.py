@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from . import run
+from . import paths, run
 from .get import gated_advice, probe_hub
 from .measure import comparison, measure  # noqa: F401
 from .memory import GPUS, estimate, plan  # noqa: F401
@@ -65,7 +65,7 @@ def versions(name: str) -> list[Finding]:
     fix = "pip install -c constraints.txt -e '.[course,comet,lora,test]'"
     if missing := [package for package in NEEDED if key(package) not in installed]:
         return [Finding(name, False, f"missing: {', '.join(missing)}", fix, True)]
-    lock = run.ROOT / "constraints.txt"
+    lock = paths.ROOT / "constraints.txt"
     if not lock.exists():
         return [Finding(name, True, "all needed packages are there; without constraints.txt beside kdlib nothing else to compare")]
     wanted = dict(re.findall(r"^([\w.-]+)==([^\s;+]+)", lock.read_text(encoding="utf8"), re.M))
@@ -153,7 +153,7 @@ def free_gb(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
 
 def disk(name: str) -> list[Finding]:
     """Free where run folders go."""
-    place = next(p for p in (run.runs_root(), *run.runs_root().absolute().parents) if p.exists())
+    place = next(p for p in (paths.runs_root(), *paths.runs_root().absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free / 1e9
     fix = f"the course wants {DISK_GB:g} GB under {place}, a 1B student of profile full 15 GB: delete old runs (make clean) or set KD_RUNS to another disk"
     return [Finding(name, free >= DISK_GB, f"{free:.1f} GB free under {place}", "" if free >= DISK_GB else fix, free * 1e3 < run.NEEDED_MB)]
@@ -162,8 +162,8 @@ def disk(name: str) -> list[Finding]:
 def runs(name: str) -> list[Finding]:
     """Can a run write its folder?"""
     try:
-        run.writable(run.runs_root())
-        return [Finding(name, True, f"{run.runs_root()} can be written")]
+        run.writable(paths.runs_root())
+        return [Finding(name, True, f"{paths.runs_root()} can be written")]
     except OSError as error:
         found, _, fix = str(error).partition("; ")
         return [Finding(name, False, found, fix or "set KD_RUNS to a folder of yours", True)]

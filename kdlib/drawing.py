@@ -13,14 +13,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .run import guess
+from .paths import did_you_mean
 
 LIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 DARK = ["#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#FFFFFF"]
 COLORS = list(LIGHT)                                # `style` fills this list anew, so every drawing function sees the change
 MARKERS, LINES = ["o", "s", "^", "D", "v", "P", "X"], ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
-METHODS = {"ce": "CE only", "label_smoothing": "CE, label smoothing", "shuffled": "KD, wrong classes shuffled",
-           "shuffled_doubt": "KD, doubts shuffled", "kd": "KD"}
 STYLES = ("slides", "paper", "dark")
 FORMATS = ("png", "svg", "pdf", "csv")
 CANVAS, SLIDE_POINTS = (7.2, 4.05), 18              # inches; letters are sized for this canvas blown up to a slide
@@ -53,7 +51,7 @@ def again(function, name: str, notebook: str, alt: str, *, file: str = "", data:
 def style(name: str = "paper") -> None:
     """One look for all figures; equal bytes for equal data (no dates, fixed SVG ids). ValueError for an unknown style."""
     if name not in STYLES:
-        raise ValueError(f"style must be one of {', '.join(STYLES)}, not {name!r}{guess(name, STYLES)}")
+        raise ValueError(f"style must be one of {', '.join(STYLES)}, not {name!r}{did_you_mean(name, STYLES)}")
     front, back = ("white", "#111111") if name == "dark" else ("black", "white")
     COLORS[:] = DARK if name == "dark" else LIGHT
     plt.rcParams.update({

@@ -7,8 +7,8 @@ The door to four rooms: `drawing` (style, saving, what figures share), `figures_
 (records in, files out). A function marked `@figure` names the notebook that it belongs to.
 """
 from . import figures_beyond, figures_glue, figures_ideas, figures_limits, figures_llama        # noqa: F401  they register their figures
-from .drawing import COLORS, FIGURES, FORMATS, LINES, MARKERS, METHODS, STYLES, bars, lines, save_fig, show, style      # noqa: F401
-from .run import guess
+from .drawing import COLORS, FIGURES, FORMATS, LINES, MARKERS, STYLES, bars, lines, save_fig, show, style      # noqa: F401
+from .paths import did_you_mean
 
 
 def __getattr__(name: str):
@@ -17,7 +17,7 @@ def __getattr__(name: str):
     if name == "redraw":
         from .gallery import redraw
         return redraw
-    raise AttributeError(f"there is no figure {name!r}{guess(name, FIGURES)}")
+    raise AttributeError(f"there is no figure {name!r}{did_you_mean(name, FIGURES)}")
 
 
 def __dir__():

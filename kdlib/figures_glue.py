@@ -5,7 +5,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .drawing import COLORS, LINES, MARKERS, METHODS, again, figure, grid, ink, lines, spread
+from .methods import LABELS
+from .drawing import COLORS, LINES, MARKERS, again, figure, grid, ink, lines, spread
 
 
 # -- 04 · MNLI --------------------------------------------------------------------------------------------------------
@@ -42,14 +43,14 @@ def live_curves(table):
 def methods(table):
     """columns: method, seed, accuracy, teacher_accuracy"""
     fig, ax = plt.subplots()
-    shown = [m for m in METHODS if m in set(table["method"])]
+    shown = [m for m in LABELS if m in set(table["method"])]
     stats = table.groupby("method")["accuracy"].agg(["mean", "std"]).reindex(shown)
     ax.plot(table["method"].map({m: i for i, m in enumerate(shown)}), table["accuracy"] * 100, "o", color="gray", markersize=4)
     for i, method in enumerate(shown):                # points, not bars: the axis does not start at 0
         mean, sd = stats.loc[method] * 100
         ax.errorbar(i + 0.15, mean, sd, fmt=MARKERS[i], color=COLORS[i], capsize=4)
         ax.text(i + 0.22, mean, f"{round(mean, 6):.1f}", va="center", fontsize=9)
-    ax.set_xticks(range(len(shown)), [textwrap.fill(METHODS[m], 16) for m in shown])
+    ax.set_xticks(range(len(shown)), [textwrap.fill(LABELS[m], 16) for m in shown])
     teacher = table["teacher_accuracy"].mean() * 100
     ax.axhline(teacher, color=ink(), linestyle="--", linewidth=1)
     ax.text(len(shown) - 0.45, teacher, f"teacher {teacher:.1f}", ha="right", va="bottom", fontsize=9)

@@ -11,9 +11,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from . import drawing, figures, run         # noqa: F401  figures: it registers them
+from . import drawing, figures, paths         # noqa: F401  figures: it registers them
 from .drawing import FIGURES, FORMATS
-from .run import guess, write_json
+from .paths import did_you_mean, write_json
 
 # The slides' order and their titles: the lecture's way from why to limits, then what its claims are worth.
 SLIDES = {
@@ -80,14 +80,14 @@ class Stored:
         return held["records"]
 
     def has(self, notebook: str, file: str) -> bool:
-        return (run.DATA / "results" / notebook / f"{file}.json").exists()
+        return (paths.DATA / "results" / notebook / f"{file}.json").exists()
 
     def table(self, notebook: str, name: str, file: str = "") -> pd.DataFrame:
         """The table that a run drew as figure `name`. Missing when no record keeps it."""
         for record in self.records(notebook, file):
             if name in record.get("tables", {}):
                 return pd.DataFrame(record["tables"][name])
-        raise Missing(f"no record in {self.used[-1].relative_to(run.ROOT).as_posix()} keeps a table {name}")
+        raise Missing(f"no record in {self.used[-1].relative_to(paths.ROOT).as_posix()} keeps a table {name}")
 
     def lecture(self) -> dict:
         """The lecture's own numbers."""
@@ -105,7 +105,7 @@ class Stored:
 
     def file(self, relative: str) -> Path:
         """Any other file under data/, noted as used."""
-        path = run.DATA / relative
+        path = paths.DATA / relative
         if not path.exists():
             raise Missing(f"there is no data/{relative}")
         if path not in self.used:
@@ -130,7 +130,7 @@ def chosen(notebooks, profile: str) -> list[str]:
     for name in notebooks:
         found = {n for n in known if name in (n, n[:2])}
         if not found:
-            near = f"; did you mean '0{name}'?" if f"0{name}" in {n[:2] for n in known} else guess(name, known)
+            near = f"; did you mean '0{name}'?" if f"0{name}" in {n[:2] for n in known} else did_you_mean(name, known)
             raise ValueError(f"no figures of a notebook {name!r}{near}; figures belong to {', '.join(n[:2] for n in known)}")
         wanted |= found
     order = {name: i for i, name in enumerate(SLIDES)}
@@ -148,7 +148,7 @@ def redraw(out: Path, profile: str = "laptop", *, notebooks=(), formats=("svg", 
     """
     for kind in formats:
         if kind not in FORMATS:
-            raise ValueError(f"format must be some of {', '.join(FORMATS)}, not {kind!r}{guess(kind, FORMATS)}")
+            raise ValueError(f"format must be some of {', '.join(FORMATS)}, not {kind!r}{did_you_mean(kind, FORMATS)}")
     drawing.style(style)
     names, out = chosen(notebooks, profile), Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
     except (Missing, *UNFIT) as why:
         for begun in set(plt.get_fignums()) - set(open_before):
             plt.close(begun)
-        wanted = stored.used or [run.DATA / "results" / draw.notebook / f"{draw.file or stored.profile}.json"]
+        wanted = stored.used or [paths.DATA / "results" / draw.notebook / f"{draw.file or stored.profile}.json"]
         told = str(why) if isinstance(why, Missing) else f"{_list(wanted)} cannot be drawn: {why!r}"
         return entry | {"data": _list(wanted), "commit": "", "alt": draw.alt, "files": [], "missing": told}
     if pictures:
@@ -208,8 +208,8 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
     return entry
 
 
-def _list(paths) -> str:
-    return ", ".join(p.relative_to(run.ROOT).as_posix() for p in paths)
+def _list(files) -> str:
+    return ", ".join(p.relative_to(paths.ROOT).as_posix() for p in files)
 
 
 def _rows(entry: dict) -> str:

@@ -17,6 +17,8 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from .paths import real_folder
+
 
 class File(NamedTuple):
     """One file: where it lands under the real folder, where it comes from, and its SHA-256 ("" where only git pins it)."""
@@ -55,13 +57,6 @@ REAL = {
             "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
             "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}.items()],
 }
-
-
-def real_folder() -> Path:
-    """Where real rows lie: `$KD_REAL`, or kdlib's folder in the user's cache."""
-    if os.environ.get("KD_REAL"):
-        return Path(os.environ["KD_REAL"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdlib" / "real"
 
 
 def local_copy(source: str | Path) -> Path | None:

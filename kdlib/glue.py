@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .get import GLUE_REVISION, local_copy, offline_advice, probe_hub, read_parquet
-from .run import ROOT
+from .paths import ROOT
 
 
 class Task(NamedTuple):

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from .memory import estimate
-from .run import ROOT
+from .paths import ROOT
 
 
 def measure(student, teacher=None, **settings) -> float:

@@ -5,7 +5,7 @@
 """
 from typing import NamedTuple
 
-from .run import guess
+from .paths import did_you_mean
 
 
 class Shape(NamedTuple):
@@ -53,7 +53,7 @@ def shape(model) -> Shape:
     if isinstance(model, str):
         name = model.rpartition("/")[2].removesuffix("-Instruct")
         if name not in MODELS:
-            raise ValueError(f"no memory estimate for {model!r}{guess(name, MODELS)}; known are {', '.join(MODELS)}, or pass a transformers config")
+            raise ValueError(f"no memory estimate for {model!r}{did_you_mean(name, MODELS)}; known are {', '.join(MODELS)}, or pass a transformers config")
         return MODELS[name]
     c, family = model, getattr(model, "model_type", type(model).__name__)
     if family not in ("llama", "bert", "distilbert"):
@@ -117,7 +117,7 @@ def estimate(student, teacher=None, *, batch_size: int, length: int, learnt: int
     s, n_bytes = shape(student), {"float32": 4, "float16": 2, "bfloat16": 2}
     for name, value, known in (("dtype", dtype, n_bytes), ("teacher_dtype", teacher_dtype or dtype, n_bytes), ("optimizer", optimizer, STATE)):
         if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}{guess(str(value), known)}")
+            raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}{did_you_mean(str(value), known)}")
     llama, learnt = s.family == "llama", length if learnt is None else learnt
     if min(batch_size, length, accumulation) < 1 or not 0 <= learnt <= length or min(lora_rank, chunk_tokens) < 0:
         raise ValueError(f"batch_size {batch_size}, length {length} and accumulation {accumulation} must be 1 or more, learnt {learnt} at most the length")
@@ -192,7 +192,7 @@ def plan(gpus=None, student="Llama-3.2-1B", teacher="Llama-3.2-3B", *, batch_siz
         gpu = gpu.upper() if isinstance(gpu, str) else gpu
         number = isinstance(gpu, (int, float)) and not isinstance(gpu, bool) and 0 < gpu < float("inf")
         if not number and gpu not in GPUS:
-            raise ValueError(f"unknown GPU {gpu!r}{guess(str(gpu), GPUS)}; known are {', '.join(GPUS)}, or say how many GB it has")
+            raise ValueError(f"unknown GPU {gpu!r}{did_you_mean(str(gpu), GPUS)}; known are {', '.join(GPUS)}, or say how many GB it has")
         cards[f"{gpu:g} GB" if number else gpu] = float(gpu if number else GPUS[gpu])
     for recipe, change in RECIPES.items():
         asked |= change

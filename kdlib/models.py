@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from .chat import EOT, end_token_id
 from .get import gated_advice, local_copy, offline_advice, probe_hub
-from .run import ROOT
+from .paths import ROOT
 
 LAYER = re.compile(r"^(.*\.layers?\.)(\d+)(\..*)$")        # bert.encoder.layer.3.…, model.layers.3.…
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .run import guess
+from .paths import did_you_mean
 
-METHODS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8 weight-only": 8, "int8 dynamic": 8, "int4 weight-only": 4}      # and their bits a weight
+WIDTHS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8 weight-only": 8, "int8 dynamic": 8, "int4 weight-only": 4}      # and their bits a weight
 GROUP = 32                                  # weights that share a scale under int4
 KINDS = {"embeddings": r"embed", "query and key": r"(query|key|[qk]_proj|[qk]_lin)$", "value": r"(value|v_proj|v_lin)$",
          "attention output": r"(attention\.output\.dense|o_proj|out_lin)$", "feed-forward in": r"(intermediate\.dense|gate_proj|up_proj|lin1)$",
@@ -105,16 +105,16 @@ def finished(model: nn.Module) -> nn.Module:
 
 
 def quantised(model: nn.Module, method: str, *, group: int = GROUP) -> nn.Module:
-    """A copy for use, by torchao (or a cast): one of METHODS. Embeddings, norms, biases and the head stay in floats.
+    """A copy for use, by torchao (or a cast): one of WIDTHS. Embeddings, norms, biases and the head stay in floats.
 
     "int8 weight-only" keeps a scale a row; "int8 dynamic" rounds each token's activations, too, and multiplies whole numbers;
     "int4 weight-only" keeps a scale a group. On a CPU torchao holds 4 bits in a byte each: see `packed_mb`.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}{guess(method, METHODS)}")
+    if method not in WIDTHS:
+        raise ValueError(f"method must be one of {', '.join(WIDTHS)}, not {method!r}{did_you_mean(method, WIDTHS)}")
     names = set(linears(model))
     model = copy.deepcopy(model).eval()
-    if METHODS[method] >= 16:
+    if WIDTHS[method] >= 16:
         return model.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[method])
     try:
         from torchao import quantization as ao

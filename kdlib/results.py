@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .run import DATA, ROOT, runs_root, write_json
+from .paths import DATA, ROOT, runs_root, write_json
 
 REQUIRED = ("notebook", "profile", "seed", "settings", "results")
 

@@ -6,7 +6,6 @@
     run.finish()                                                          # writes the record: the sign of success
 """
 import ast
-import difflib
 import functools
 import hashlib
 import inspect
@@ -25,10 +24,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from . import deadline, launch, lock
+from . import deadline, launch, lock, methods
+from .paths import DATA, ROOT, did_you_mean, plain_value, runs_root, write_json  # noqa: F401
 
-ROOT = Path(os.environ.get("KD_ROOT") or Path(__file__).resolve().parent.parent)
-DATA = ROOT / "data"
 PROFILES = ("smoke", "laptop", "lab", "full")
 PARTIAL = "record.partial.json"              # the record of a run that the deadline stopped: no success, and never among the others
 NEEDED_MB = 200                             # below this much free disk, a run refuses to start
@@ -54,11 +52,6 @@ LIMITS = {"temperature": _positive, "learning_rate": _positive, "epochs": _posit
           "divergence": _among("ce", "forward_kl", "reverse_kl", "jsd"), "own_from": _share, "weight": (lambda v: v >= 0, "0 or more")}
 
 
-def runs_root() -> Path:
-    """Where run folders go: `$KD_RUNS`, or `runs/` in the repository."""
-    return Path(os.environ.get("KD_RUNS") or ROOT / "runs").expanduser()
-
-
 def run_folder(notebook: str, profile: str, seed: int, settings: dict, run_dir: str = "", root: Path | None = None) -> Path:
     """The folder that belongs to a notebook and its parameters; the same whatever kdlib's version."""
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:6]
@@ -73,7 +66,7 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
     """
     profile = profile or os.environ.get("KD_PROFILE") or "laptop"
     if profile not in PROFILES:
-        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}{guess(profile, PROFILES)}")
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}{did_you_mean(profile, PROFILES)}")
     file = resources.files("kdlib.profiles") / f"{notebook}.yaml"
     if not file.is_file():
         raise ValueError(f"there is no profile file for the notebook {notebook!r}")
@@ -82,7 +75,7 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
     for origin, values in ((f"{notebook}.yaml, {profile}", blocks[profile] or {}), ("parameters", parameters)):
         for name, value in values.items():
             if name not in settings:
-                raise ValueError(f"unknown parameter {name!r} ({origin}){guess(name, settings)}; "
+                raise ValueError(f"unknown parameter {name!r} ({origin}){did_you_mean(name, settings)}; "
                                  f"{notebook} has {', '.join(settings)}")
             if not (origin == "parameters" and isinstance(value, (int, float, str)) and value in (-1, "")):
                 settings[name] = _typed(name, value, blocks["defaults"][name], origin)
@@ -90,10 +83,7 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
         if name in settings and not holds(settings[name]):
             raise ValueError(f"{name} must be {words}, not {settings[name]!r}")
     if "method" in settings:
-        from .drawing import METHODS
-        known = [m for m in METHODS if m != "shuffled_doubt" or "targets" not in settings]      # tokens have no rows to trade doubts with
-        if settings["method"] not in known:
-            raise ValueError(f"method must be one of {', '.join(known)}, not {settings['method']!r}{guess(settings['method'], known)}")
+        methods.check(settings["method"], methods.FOR_TOKENS if "targets" in settings else methods.FOR_ROWS)
     return {"profile": profile, **settings}
 
 
@@ -120,12 +110,6 @@ def _typed(name: str, value, example, origin: str):
     return value
 
 
-def guess(name: str, known) -> str:
-    """"; did you mean …?" where a known name is close, else nothing."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def start(notebook: str, *, profile: str = "", seed: int = 0, run_dir: str = "", **parameters) -> "Run":
     """Check every parameter, seed the random numbers, open the run folder; refuse early what would fail late."""
     refuse_unknown_injected({"profile", "seed", "run_dir", *parameters})
@@ -147,7 +131,7 @@ def refuse_unknown_injected(declared: set[str]) -> None:
             names = {t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets
                      if isinstance(t, ast.Name)}
             if unknown := sorted(names - declared):
-                raise ValueError(f"unknown parameter {', '.join(unknown)}{guess(unknown[0], declared)}; "
+                raise ValueError(f"unknown parameter {', '.join(unknown)}{did_you_mean(unknown[0], declared)}; "
                                  f"this notebook has {', '.join(sorted(declared))}")
 
 
@@ -275,7 +259,7 @@ class Run:
 
     def record(self, **values) -> None:
         """Numbers (or short texts, or lists of them) that belong into this run's record; TypeError for anything else."""
-        json.dumps(values, default=_plain)                  # refused here, not by `finish` after hours
+        json.dumps(values, default=plain_value)                  # refused here, not by `finish` after hours
         self._results.update(values)
 
     def figure(self, draw, table):
@@ -309,25 +293,3 @@ class Run:
             print(f"stopped early, and no result yet: {deadline.told(self.partial)}")
         print(f"record: {self.folder.parent.name}/{self.folder.name}/{PARTIAL if self.partial else 'record.json'}")
         return record
-
-
-def write_json(path: Path, value) -> None:
-    """Beside, flushed, then renamed: a reader sees the old file or the whole new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text, fresh = json.dumps(value, indent=1, ensure_ascii=False, default=_plain), path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        with open(fresh, "w", encoding="utf8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({error.strerror}); what was there before is untouched") from error
-
-
-def _plain(value):
-    """NumPy's and torch's numbers and arrays as Python's, for json."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"a record keeps numbers, text, and lists or dicts of them, not {type(value).__name__}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .get import local_copy, probe_hub
-from .run import ROOT
+from .paths import ROOT
 
 COMET, COMET_SMALL = "Unbabel/wmt22-comet-da", "Unbabel/eamt22-cometinho-da"
 

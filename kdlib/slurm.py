@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from . import batch
-from .run import ROOT, guess, runs_root
+from .paths import ROOT, did_you_mean, runs_root
 from .status import STARTED
 
 MANY, MOST_TASKS = 1000, 1000               # above MANY points --yes is asked for; Slurm's own MaxArraySize is 1001
@@ -35,7 +35,7 @@ def load_cluster(name: str = "") -> dict:
     known = sorted(f.name[:-5] for f in resources.files("kdlib.clusters").iterdir() if f.name.endswith(".yaml"))
     file = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else resources.files("kdlib.clusters") / f"{name}.yaml"
     if not file.is_file():
-        raise ValueError(f"there is no cluster {name!r}{guess(name, known)}; there are {', '.join(known)}, or give a YAML file of yours")
+        raise ValueError(f"there is no cluster {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}, or give a YAML file of yours")
     try:
         cluster = yaml.safe_load(file.read_text(encoding="utf8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -55,7 +55,7 @@ def load_cluster(name: str = "") -> dict:
 def _check_keys(given: dict, known: dict, where: str, what: str) -> None:
     for key, value in given.items() if isinstance(given, dict) else [("", given)]:
         if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}{guess(str(key), known)}; {what} has {', '.join(known)}")
+            raise ValueError(f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}; {what} has {', '.join(known)}")
         if type(value) is not known[key]:
             hint = ": write it in quotes, for YAML reads 08:00:00 as a number" if key == "time" else ""
             raise ValueError(f"{where}: {key} must be {known[key].__name__}, not {type(value).__name__} {value!r}{hint}")

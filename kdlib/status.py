@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import deadline, lock
-from .run import PARTIAL, guess, runs_root
+from .paths import did_you_mean, runs_root
+from .run import PARTIAL
 
 # what an error's text gives away: (pattern, likely cause, what to do); the first that is found counts
 CAUSES = (
@@ -81,7 +82,7 @@ def states(notebook: str = "") -> list[State]:
     folders = [folder for place in places for folder in sorted(place.iterdir()) if folder.is_dir() and not marks.isdisjoint(os.listdir(folder))]
     if not folders:
         known = [p.name for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
-        raise ValueError(f"no runs of {notebook or 'any notebook'} under {root}{guess(notebook, known)}")
+        raise ValueError(f"no runs of {notebook or 'any notebook'} under {root}{did_you_mean(notebook, known)}")
     ends = job_ends() if any((folder / lock.NAME).exists() for folder in folders) else {}
     return [read(folder, ends) for folder in folders]
 

@@ -35,7 +35,7 @@ from safetensors.torch import save
 from . import answers
 from .losses import TopK
 from .results import versions
-from .run import runs_root, write_json
+from .paths import runs_root, write_json
 
 FORMAT = 2                              # of what is kept: another number, another cache
 SPEAK_EVERY = 20.0                      # seconds between two lines of progress

@@ -17,7 +17,8 @@ import numpy as np
 
 from . import glue, models
 from .results import versions
-from .run import DATA, ROOT, set_seed
+from .paths import DATA, ROOT
+from .run import set_seed
 from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
 
 MINI = dict(more_rows_seeds=[1, 2], layers=4, width=128, heads=4, batch_size=64, max_length=64, dropout=0.0, initializer_range=0.08,

@@ -20,7 +20,8 @@ from transformers import HfArgumentParser
 
 from . import deadline, glue, lock, models, teacher_cache
 from .batch import FAILED, INTERRUPTED, OK, STOPPED, tell
-from .run import Run, guess, run_folder, writable
+from .paths import did_you_mean
+from .run import Run, run_folder, writable
 from .trainer import DistillationArguments, DistillationTrainer, loss_curves, teacher_logits
 
 NAME = "train_glue"                         # where a notebook's run has the notebook's name
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         kind, *arguments = arguments
         if kind != "glue":
-            raise ValueError(f"there is no `train {kind}`{guess(kind, ['glue'])}; there is glue")
+            raise ValueError(f"there is no `train {kind}`{did_you_mean(kind, ['glue'])}; there is glue")
     deadline.fix()
     given, args = parse(arguments)
     check(given, args)

@@ -91,7 +91,7 @@ class DistillationTrainer(Trainer):
     the set at every evaluation. ce_only:
     ids of target tokens for which CE counts in full and the teacher is not heard, for example the end token that an untuned
     teacher does not know. change: a function (answers, student's logits) → answers for control experiments, used while training
-    (`causal.control`); it needs the student's logits, so such a run takes the dense way, with its time and memory.
+    (`methods.for_tokens`); it needs the student's logits, so such a run takes the dense way, with its time and memory.
     """
 
     def __init__(self, model=None, args: DistillationArguments | None = None, *, teacher=None, teacher_cache=None,
@@ -345,40 +345,6 @@ class DistillationTrainer(Trainer):
             limit = self.args.save_total_limit or (2 if self.args.save_strategy == "no" else None)
             checkpoints.publish(staged, limit and max(2, limit))
         self.accelerator.wait_for_everyone()
-
-
-METHODS = ("kd", "ce", "label_smoothing", "shuffled", "shuffled_doubt")
-
-
-def control(method: str, logits: np.ndarray, *, alpha: float, temperature: float, smoothing: float = 0.1,
-            seed: int = 0) -> tuple[np.ndarray, float, float]:
-    """(teacher logits, alpha, T) that turn the same trainer into KD or into one of the controls it must beat.
-
-    "kd": as given. "ce": alpha = 0, the hard labels alone. "label_smoothing": a teacher whose classes are all equal,
-    with alpha = smoothing and T = 1, which is label smoothing up to a constant. "shuffled": each row keeps the teacher's
-    top class and its probability, the other classes trade places at random: as soft as the teacher, without what it knows
-    about wrong classes (with two classes there is one other, and nothing to trade). "shuffled_doubt": each row gets the whole
-    answer of another row with the same top class: without what the teacher knows about which rows are doubtful.
-    logits: (rows, classes), left untouched.
-    """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    logits = np.array(logits, dtype=np.float32)
-    if method == "ce":
-        return logits, 0.0, temperature
-    if method == "label_smoothing":
-        return np.zeros_like(logits), smoothing, 1.0
-    if method == "shuffled":
-        draw = np.random.default_rng(seed)
-        ranked = np.argsort(-logits, axis=1)                    # the first is the top class, it stays where it is
-        others = np.take_along_axis(logits, ranked[:, 1:], 1)
-        np.put_along_axis(logits, ranked[:, 1:], draw.permuted(others, axis=1), 1)
-    if method == "shuffled_doubt":
-        draw, top = np.random.default_rng(seed), logits.argmax(1)
-        for name in np.unique(top):
-            rows = np.flatnonzero(top == name)
-            logits[rows] = logits[draw.permutation(rows)]
-    return logits, alpha, temperature
 
 
 def loss_curves(log_history: list[dict]) -> list[dict]:

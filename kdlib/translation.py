@@ -24,7 +24,7 @@ from .causal import logits_at
 from .chat import (BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer,  # noqa: F401
                    token_id, with_end_token)
 from .get import local_copy, offline_advice, probe_hub, read_parquet
-from .run import ROOT
+from .paths import ROOT
 
 SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>")
 IGNORED = -100

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .get import REAL, File, real_folder, sha256
+from .paths import real_folder
+from .get import REAL, File, sha256
 
 LABELS = ("entailment", "neutral", "contradiction")           # GLUE's order, for every column of 3 numbers below
 ROBERTA = ("entailment", "contradiction", "neutral")          # the order in which the published logits were written

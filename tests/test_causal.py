@@ -8,7 +8,7 @@ import tiny
 import torch
 from test_trainer import count_calls, in_two_processes
 
-from kdlib import causal, models, teacher_cache, translation, vocab_loss
+from kdlib import causal, methods, models, teacher_cache, translation, vocab_loss
 from kdlib import trainer as kdlib_trainer
 from kdlib.losses import TopK
 from kdlib.trainer import DistillationTrainer
@@ -547,20 +547,20 @@ def test_shuffled_words_keep_the_likeliest_and_its_probability(compressed):
     logprobs = torch.log_softmax(3 * torch.randn(50, 20, generator=torch.Generator().manual_seed(0)), -1)
     kept, ids = logprobs.topk(8)
     answers = TopK(ids, kept, torch.full((50,), -3.0)) if compressed else logprobs
-    change, alpha, T = causal.control("shuffled", alpha=0.7, temperature=3.0, seed=1)
+    change, alpha, T = methods.for_tokens("shuffled", alpha=0.7, temperature=3.0, seed=1)
     mixed = change(answers, None)
     before, after = (kept, mixed.logprobs) if compressed else (logprobs, mixed)
     assert (alpha, T) == (0.7, 3.0) and torch.equal(before.sort(-1).values, after.sort(-1).values), "as soft as before"
     assert torch.equal(before.argmax(-1), after.argmax(-1)) and not torch.equal(before, after)
     if compressed:
         assert torch.equal(mixed.ids, ids) and torch.equal(mixed.rest, answers.rest)
-    again = causal.control("shuffled", alpha=0.7, temperature=3.0, seed=1)[0](answers, None)
+    again = methods.for_tokens("shuffled", alpha=0.7, temperature=3.0, seed=1)[0](answers, None)
     assert torch.equal(after, again.logprobs if compressed else again), "the seed decides"
 
 
 def test_smoothing_by_a_teacher_without_opinion_is_torchs_label_smoothing():
     student, labels = torch.randn(30, 11, generator=torch.Generator().manual_seed(0), requires_grad=True), torch.arange(30) % 11
-    change, alpha, T = causal.control("label_smoothing", alpha=0.9, temperature=4.0, smoothing=0.2)
+    change, alpha, T = methods.for_tokens("label_smoothing", alpha=0.9, temperature=4.0, smoothing=0.2)
     causal.token_loss(student, change(None, student), labels, temperature=T, alpha=alpha, divergence="forward_kl").total.backward()
     ours, student.grad = student.grad.clone(), None
     torch.nn.functional.cross_entropy(student, labels, label_smoothing=0.2).backward()
@@ -571,7 +571,7 @@ def test_a_control_changes_what_is_learnt_and_not_what_is_measured(tmp_path, cha
     teacher = tiny.llama(len(chat), layers=2, seed=7)
     found = {}
     for name in ("kd", "shuffled", "ce"):
-        change, alpha, T = causal.control(name, alpha=1.0, temperature=1.0)
+        change, alpha, T = methods.for_tokens(name, alpha=1.0, temperature=1.0)
         one = trainer(tmp_path / name, tiny.llama(len(chat), seed=8), rows, chat, teacher, alpha=alpha, temperature=T, change=change, max_steps=2)
         if alpha:
             found[name] = [one.evaluate()["eval_kd"]]
@@ -579,8 +579,8 @@ def test_a_control_changes_what_is_learnt_and_not_what_is_measured(tmp_path, cha
         found.setdefault(name, []).append(tiny.snapshot(one.model))
     assert found["kd"][0] == found["shuffled"][0], "evaluation asks the teacher as it is"
     assert tiny.difference(found["kd"][1], found["shuffled"][1]) > 1e-5
-    with pytest.raises(ValueError, match="kd, ce, label_smoothing or shuffled"):
-        causal.control("shuffled_doubt", alpha=0.5, temperature=1.0)
+    with pytest.raises(ValueError, match="kd, ce, label_smoothing, shuffled, not"):
+        methods.for_tokens("shuffled_doubt", alpha=0.5, temperature=1.0)
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

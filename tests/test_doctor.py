@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig
 
-from kdlib import causal, doctor, memory, models, run
+from kdlib import causal, doctor, memory, models, paths
 from kdlib.__main__ import main
 from kdlib.losses import TopK
 
@@ -272,7 +272,7 @@ def packages(monkeypatch, tmp_path, lock: str | None, **installed):
     found = {name: "1.0" for name in doctor.NEEDED} | installed
     monkeypatch.setattr(doctor.importlib.metadata, "distributions", lambda: [
         SimpleNamespace(metadata={"Name": name}, version=version) for name, version in found.items() if version])
-    monkeypatch.setattr(doctor.run, "ROOT", tmp_path)
+    monkeypatch.setattr(doctor.paths, "ROOT", tmp_path)
     if lock is not None:
         (tmp_path / "constraints.txt").write_text(lock)
     return one(doctor.versions)
@@ -366,8 +366,8 @@ def test_an_unknown_gpu_is_one_line(monkeypatch, capsys):
 def test_it_is_light_and_runs_as_a_command():
     """No torch to import it or to plan: the plan may be asked for where torch is broken."""
     code = "import sys; from kdlib import doctor; doctor.plan('P100'); assert not {'torch', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=run.ROOT)
-    done = subprocess.run([sys.executable, "-m", "kdlib", "doctor"], capture_output=True, text=True, cwd=run.ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)
+    done = subprocess.run([sys.executable, "-m", "kdlib", "doctor"], capture_output=True, text=True, cwd=paths.ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert done.returncode in (0, 1) and "Traceback" not in done.stdout + done.stderr and "Python: 3." in done.stdout
 
 

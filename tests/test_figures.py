@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from kdlib import drawing, figures, gallery, results
-from kdlib import run as runs
-from kdlib.run import write_json
+from kdlib import paths as runs
+from kdlib.paths import write_json
 
 ALT = "Two bars: the student reaches most of what its teacher reaches."
 

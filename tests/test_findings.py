@@ -9,7 +9,8 @@ import pytest
 
 from kdlib import figures, findings, gallery
 from kdlib.findings import NOT, SUPPORTED, UNTESTED
-from kdlib.run import ROOT, settings_of
+from kdlib.paths import ROOT
+from kdlib.run import settings_of
 
 
 def made(gains, labels=0.5, **settings):
@@ -165,7 +166,7 @@ def test_a_claim_that_lacks_something_is_refused(tmp_path):
 
 def test_my_runs_beside_the_reference(tmp_path):
     from kdlib import results
-    from kdlib.run import write_json
+    from kdlib.paths import write_json
     assert findings.yours(tmp_path).empty
     one = results.reference_records("04_distilbert_mnli", "laptop")[0]
     for name, change in (("as_ours", 0.0), ("far_off", 0.3)):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kdlib import batch
-from kdlib.run import ROOT, settings_of
+from kdlib.paths import ROOT
+from kdlib.run import settings_of
 
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))

@@ -128,17 +128,17 @@ def test_sizes_add_up(bert, llama):
 
 
 @AO
-@pytest.mark.parametrize("method", quantise.METHODS)
+@pytest.mark.parametrize("method", quantise.WIDTHS)
 def test_every_method_answers_nearly_as_before(bert, llama, batch, method):
     for model in (bert, llama):
         before = copy.deepcopy(model.state_dict())
         small = quantise.quantised(model, method)
         with torch.no_grad():
             ours, theirs = small(**batch).logits.float(), model(**batch).logits
-        assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] > (0.999 if quantise.METHODS[method] > 4 else 0.95)
+        assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] > (0.999 if quantise.WIDTHS[method] > 4 else 0.95)
         assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
         assert (quantise.held_mb(small) < 0.7 * quantise.held_mb(model)) == (method != "fp32")
-        if quantise.METHODS[method] < 16:
+        if quantise.WIDTHS[method] < 16:
             with pytest.raises(ValueError, match="quantised already"):
                 quantise.quantised(small, method)
 

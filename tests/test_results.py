@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kdlib import results
-from kdlib.run import write_json
+from kdlib.paths import write_json
 
 NOTEBOOK = "04_distilbert_mnli"
 
@@ -169,7 +169,7 @@ def test_a_paired_difference_is_a_paired_t_interval():
 WRITER = """
 import sys
 from pathlib import Path
-from kdlib.run import write_json
+from kdlib.paths import write_json
 for i in range(20):
     write_json(Path(sys.argv[1]) / "04_distilbert_mnli" / f"{sys.argv[2]}-{i}" / "record.json", {
         "notebook": "04_distilbert_mnli", "profile": "smoke", "seed": i, "settings": {"who": int(sys.argv[2])}, "results": {"text": "x" * 20000}})

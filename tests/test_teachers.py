@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdlib import glue, models, scores, teachers, trainer, translation
-from kdlib.run import DATA
+from kdlib.paths import DATA
 
 real = pytest.mark.skipif(not os.environ.get("KD_REAL") or not (Path(os.environ["KD_REAL"]) / "nyu-mll/glue/mnli").is_dir(),
                           reason="KD_REAL names no folder with nyu-mll/glue/mnli: real rows are no part of the project")

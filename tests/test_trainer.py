@@ -11,8 +11,8 @@ import tiny
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from kdlib import glue, models
-from kdlib.trainer import (DistillationArguments, DistillationTrainer, LengthGroupedSampler, control, loss_curves,
+from kdlib import glue, methods, models
+from kdlib.trainer import (DistillationArguments, DistillationTrainer, LengthGroupedSampler, loss_curves,
                            newest_checkpoint, teacher_logits)
 
 
@@ -375,21 +375,21 @@ def test_controls(tokenizer):
     logits = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     before = logits.copy()
     given = dict(alpha=0.9, temperature=3.0)
-    same, alpha, temperature = control("kd", logits, **given)
+    same, alpha, temperature = methods.for_rows("kd", logits, **given)
     assert np.array_equal(same, logits) and (alpha, temperature) == (0.9, 3.0)
-    assert control("ce", logits, **given)[1] == 0.0
-    flat, alpha, temperature = control("label_smoothing", logits, smoothing=0.2, **given)
+    assert methods.for_rows("ce", logits, **given)[1] == 0.0
+    flat, alpha, temperature = methods.for_rows("label_smoothing", logits, smoothing=0.2, **given)
     assert not flat.any() and (alpha, temperature) == (0.2, 1.0)
-    mixed, alpha, temperature = control("shuffled", logits, **given)
+    mixed, alpha, temperature = methods.for_rows("shuffled", logits, **given)
     assert (alpha, temperature) == (0.9, 3.0) and np.array_equal(np.sort(mixed, 1), np.sort(logits, 1))
     assert np.array_equal(mixed.argmax(1), logits.argmax(1)) and np.array_equal(mixed.max(1), logits.max(1))
     moved = (mixed != logits).any(1).mean()
     assert 0.75 < moved < 0.9, "five of the six orders of three wrong classes differ from the one that was"
-    assert np.array_equal(control("shuffled", logits, **given)[0], mixed)
-    assert not np.array_equal(control("shuffled", logits, seed=1, **given)[0], mixed)
+    assert np.array_equal(methods.for_rows("shuffled", logits, **given)[0], mixed)
+    assert not np.array_equal(methods.for_rows("shuffled", logits, seed=1, **given)[0], mixed)
     assert np.array_equal(logits, before)
     with pytest.raises(ValueError, match="kd, ce, label_smoothing, shuffled"):
-        control("magic", logits, **given)
+        methods.for_rows("magic", logits, **given)
 
 
 def test_loss_curves(tmp_path, tokenizer, encoded, teacher, student):
@@ -403,10 +403,10 @@ def test_loss_curves(tmp_path, tokenizer, encoded, teacher, student):
 
 def test_shuffled_doubt_keeps_answers_and_softness_but_not_which_rows_are_doubtful():
     logits = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32) * 3
-    given, alpha, T = control("shuffled_doubt", logits, alpha=0.7, temperature=3.0, seed=1)
+    given, alpha, T = methods.for_rows("shuffled_doubt", logits, alpha=0.7, temperature=3.0, seed=1)
     assert (alpha, T) == (0.7, 3.0) and np.array_equal(given.argmax(1), logits.argmax(1)) and not np.array_equal(given, logits)
     for name in (0, 1):
         rows = logits.argmax(1) == name
         assert np.array_equal(np.sort(given[rows], 0), np.sort(logits[rows], 0))
-    same, *_ = control("shuffled", logits, alpha=0.7, temperature=3.0)
+    same, *_ = methods.for_rows("shuffled", logits, alpha=0.7, temperature=3.0)
     assert np.array_equal(same, logits), "with two classes the wrong classes have nothing to trade"

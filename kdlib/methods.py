@@ -1,0 +1,119 @@
+"""The methods that the course compares, each as a change of what the teacher says.
+
+KD and its controls run through one trainer and one loss. A control takes something away from the teacher's answers, so
+that a table with all of them says *which part* of those answers helped:
+
+    "ce"              alpha = 0: the hard labels alone
+    "label_smoothing" a teacher whose classes are all equal, with alpha = smoothing and T = 1: label smoothing, up to a constant
+    "shuffled"        the top class keeps its probability, the other classes trade places at random
+    "shuffled_doubt"  each row gets the whole answer of another row with the same top class
+    "kd"              as the teacher said it
+"""
+from typing import Callable
+
+import numpy as np
+
+from .paths import did_you_mean
+
+# The one table of names: what a parameter calls a method, and what a table or a legend prints. The order is the figures'.
+LABELS = {
+    "ce": "CE only",
+    "label_smoothing": "CE, label smoothing",
+    "shuffled": "KD, wrong classes shuffled",
+    "shuffled_doubt": "KD, doubts shuffled",
+    "kd": "KD",
+}
+FOR_ROWS = ("kd", "ce", "label_smoothing", "shuffled", "shuffled_doubt")
+FOR_TOKENS = ("kd", "ce", "label_smoothing", "shuffled")  # a token has no row whose doubt it could trade
+
+
+def check(method: str, known=FOR_ROWS) -> None:
+    """ValueError, with the nearest name, for a method that is none of `known`."""
+    if method not in known:
+        raise ValueError(
+            f"method must be one of {', '.join(known)}, not {method!r}{did_you_mean(method, known)}"
+        )
+
+
+def for_rows(
+    method: str,
+    logits: np.ndarray,
+    *,
+    alpha: float,
+    temperature: float,
+    smoothing: float = 0.1,
+    seed: int = 0,
+) -> tuple[np.ndarray, float, float]:
+    """(teacher logits, alpha, T) that turn the same trainer into KD or into one of its controls.
+
+    logits: (rows, classes), left untouched. "shuffled" is as soft as the teacher, without what it knows about wrong
+    classes (with two classes there is one other, and nothing to trade). "shuffled_doubt" is without what it knows about
+    which rows are doubtful.
+    """
+    check(method)
+    logits = np.array(logits, dtype=np.float32)
+    if method == "ce":
+        return logits, 0.0, temperature
+    if method == "label_smoothing":
+        return np.zeros_like(logits), smoothing, 1.0
+    random = np.random.default_rng(seed)
+    if method == "shuffled":
+        ranked = np.argsort(-logits, axis=1)
+        wrong_classes = ranked[:, 1:]  # the first is the top class: it stays where it is
+        wrong_logits = np.take_along_axis(logits, wrong_classes, 1)
+        np.put_along_axis(logits, wrong_classes, random.permuted(wrong_logits, axis=1), 1)
+    if method == "shuffled_doubt":
+        top_class = logits.argmax(1)
+        for name in np.unique(top_class):
+            rows = np.flatnonzero(top_class == name)
+            logits[rows] = logits[random.permutation(rows)]
+    return logits, alpha, temperature
+
+
+def for_tokens(
+    method: str,
+    *,
+    alpha: float,
+    temperature: float,
+    smoothing: float = 0.1,
+    seed: int = 0,
+) -> tuple[Callable | None, float, float]:
+    """(change, alpha, T) that do the same for a language model, whose answers come batch by batch.
+
+    change: a function of (teacher's answers, student's logits) that returns what the student is to hear instead, or None;
+    pass it as `DistillationTrainer(…, change=)`. The answers are logits (tokens, vocab) or a `losses.TopK`. Of a `TopK`
+    "shuffled" lets the k - 1 others trade places.
+    """
+    check(method, FOR_TOKENS)
+    if method == "ce":
+        return None, 0.0, temperature
+    if method == "label_smoothing":
+        return _uniform, smoothing, 1.0
+    if method == "shuffled":
+        random = np.random.default_rng(seed)
+
+        def shuffled(answers, student_logits):
+            return _shuffle_wrong_tokens(answers, random)
+
+        return shuffled, alpha, temperature
+    return None, alpha, temperature
+
+
+def _uniform(answers, student_logits):
+    """Logits of a teacher that finds all tokens equally likely."""
+    return student_logits.new_zeros(student_logits.shape)
+
+
+def _shuffle_wrong_tokens(answers, random: np.random.Generator):
+    import torch
+
+    stored = hasattr(answers, "logprobs")  # a TopK: k scores a token instead of all
+    scores = answers.logprobs if stored else answers
+    top_token = scores.argmax(-1, keepdim=True)
+    is_wrong = torch.ones_like(scores, dtype=torch.bool).scatter_(-1, top_token, False)
+    wrong_scores = scores[is_wrong].view(len(scores), -1)
+    keys = torch.from_numpy(random.random(wrong_scores.shape, np.float32))
+    order = keys.to(scores.device).argsort(-1)
+    mixed = scores.clone()
+    mixed[is_wrong] = wrong_scores.gather(-1, order).flatten()
+    return answers._replace(logprobs=mixed) if stored else mixed
