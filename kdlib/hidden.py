@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .losses import _wide
+from .losses import in_float32
 from .models import forward_inputs
 from .trainer import DistillationTrainer
 
@@ -34,7 +34,7 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor, *, kind: str = "
         raise ValueError(f"hidden states {tuple(student.shape)} and {tuple(teacher.shape)} with mask {tuple(mask.shape)}: both must be (rows, length, "
                          "width) with a mask (rows, length); a narrower student needs a projection first")
     mask = mask.bool()
-    s, t = (_wide(states).masked_fill(~mask[..., None], 1.0) for states in (student, teacher.detach()))     # padding may hold anything
+    s, t = (in_float32(states).masked_fill(~mask[..., None], 1.0) for states in (student, teacher.detach()))     # padding may hold anything
     each = 1 - F.cosine_similarity(s, t, dim=-1) if kind == "cosine" else ((s - t) ** 2).mean(-1)
     by_row = (each * mask).sum(1) / mask.sum(1).clamp(min=1)
     return by_row.sum() / (mask.any(1).sum().clamp(min=1) if num_items is None else num_items)

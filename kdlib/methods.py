@@ -1,21 +1,23 @@
 """The methods that the course compares, each as a change of what the teacher says.
 
-KD and its controls run through one trainer and one loss. A control takes something away from the teacher's answers, so
-that a table with all of them says *which part* of those answers helped:
+KD and its controls run through one trainer and one loss. A control takes something away from the
+teacher's answers, so that a table with all of them says *which part* of those answers helped:
 
     "ce"              alpha = 0: the hard labels alone
-    "label_smoothing" a teacher whose classes are all equal, with alpha = smoothing and T = 1: label smoothing, up to a constant
-    "shuffled"        the top class keeps its probability, the other classes trade places at random
-    "shuffled_doubt"  each row gets the whole answer of another row with the same top class
-    "kd"              as the teacher said it
+    "label_smoothing" a teacher whose classes are all equal, with alpha = smoothing and T = 1: label
+    smoothing, up to a constant "shuffled"        the top class keeps its probability, the other
+    classes trade places at random "shuffled_doubt"  each row gets the whole answer of another row
+    with the same top class "kd"              as the teacher said it
 """
+
 from typing import Callable
 
 import numpy as np
 
 from .paths import did_you_mean
 
-# The one table of names: what a parameter calls a method, and what a table or a legend prints. The order is the figures'.
+# The one table of names: what a parameter calls a method, and what a table or a legend prints. The
+# order is the figures'.
 LABELS = {
     "ce": "CE only",
     "label_smoothing": "CE, label smoothing",
@@ -24,7 +26,12 @@ LABELS = {
     "kd": "KD",
 }
 FOR_ROWS = ("kd", "ce", "label_smoothing", "shuffled", "shuffled_doubt")
-FOR_TOKENS = ("kd", "ce", "label_smoothing", "shuffled")  # a token has no row whose doubt it could trade
+FOR_TOKENS = (
+    "kd",
+    "ce",
+    "label_smoothing",
+    "shuffled",
+)  # a token has no row whose doubt it could trade
 
 
 def check(method: str, known=FOR_ROWS) -> None:
@@ -46,9 +53,9 @@ def for_rows(
 ) -> tuple[np.ndarray, float, float]:
     """(teacher logits, alpha, T) that turn the same trainer into KD or into one of its controls.
 
-    logits: (rows, classes), left untouched. "shuffled" is as soft as the teacher, without what it knows about wrong
-    classes (with two classes there is one other, and nothing to trade). "shuffled_doubt" is without what it knows about
-    which rows are doubtful.
+    logits: (rows, classes), left untouched. "shuffled" is as soft as the teacher, without what it
+    knows about wrong classes (with two classes there is one other, and nothing to trade).
+    "shuffled_doubt" is without what it knows about which rows are doubtful.
     """
     check(method)
     logits = np.array(logits, dtype=np.float32)
@@ -80,9 +87,9 @@ def for_tokens(
 ) -> tuple[Callable | None, float, float]:
     """(change, alpha, T) that do the same for a language model, whose answers come batch by batch.
 
-    change: a function of (teacher's answers, student's logits) that returns what the student is to hear instead, or None;
-    pass it as `DistillationTrainer(…, change=)`. The answers are logits (tokens, vocab) or a `losses.TopK`. Of a `TopK`
-    "shuffled" lets the k - 1 others trade places.
+    change: a function of (teacher's answers, student's logits) that returns what the student is to
+    hear instead, or None; pass it as `DistillationTrainer(…, change=)`. The answers are logits
+    (tokens, vocab) or a `losses.TopK`. Of a `TopK` "shuffled" lets the k - 1 others trade places.
     """
     check(method, FOR_TOKENS)
     if method == "ce":

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .losses import DistillationLoss, TopK, _lumped, check_settings, valid_labels
+from .losses import DistillationLoss, TopK, check_settings, log_soft_targets_with_rest, valid_labels
 
 SCRATCH = 128_000_000           # bytes for logits, whatever memory is free: a result must not depend on the neighbours
 CPU_CACHE = 600_000             # bytes of logits that the loss passes over at a time, several times: a core's own cache holds them
@@ -206,7 +206,7 @@ def _derive(s: Tensor, answer: Tensor | TopK | None, target: Tensor, soft: Tenso
         kd = torch.zeros_like(ce)
         s.zero_()
     elif isinstance(answer, TopK):
-        few, t, others = _lumped(s, answer, T)
+        few, t, others = log_soft_targets_with_rest(s, answer, T)
         slope = few.clone()
         kd = _slope(slope, t, torch.empty_like(few), plan)
         # the lump's slope goes to its words in the student's own proportions
