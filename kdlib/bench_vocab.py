@@ -35,7 +35,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .results import commit, versions
 from .paths import write_json
-from .vocab_loss import _chunk, linear_distillation_loss
+from .engine.wide_loss import chunk_size, linear_distillation_loss
 
 T, ALPHA, IGNORED = 2.0, 0.7, -100
 TURNS = 3
@@ -156,7 +156,7 @@ def products(given: tuple):
     """(the four products of our loss, chunk by chunk, as a function of `fresh`, a chunk's tokens)."""
     hs, ws, ht, wt, y = (x.detach() for x in given)
     tokens, vocab = int((y != IGNORED).sum()), len(ws)
-    chunk = _chunk("auto", vocab, hs.dtype, tokens)
+    chunk = chunk_size("auto", vocab, hs.dtype, tokens)
     s, t, to_hidden, kept = torch.zeros(chunk, vocab), torch.zeros(chunk, vocab), torch.zeros(chunk, ws.shape[1]), torch.zeros_like(ws)
 
     def run(fresh: bool = False):

@@ -3,7 +3,7 @@
 Labels come as transformers has them: as long as the ids, not shifted, -100 where nothing is learnt. Position i predicts
 token i + 1, so what counts is where `labels[:, 1:]` is not -100: the *target positions*. Prompts are more than half of the
 tokens, so hidden states are gathered at target positions before they reach the head: logits for others never exist. In
-training none exist for more than a few tokens at a time (`vocab_loss`), wherever the head is what that needs.
+training none exist for more than a few tokens at a time (`engine.wide_loss`), wherever the head is what that needs.
 """
 import functools
 import warnings
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import DistillationLoss, TopK, distillation_loss, topk_distillation_loss
-from .vocab_loss import linear_distillation_loss
+from .engine.wide_loss import linear_distillation_loss
 
 TEACHER_PLACE = "teacher_place"                 # the column that says where in a teacher cache a row stands
 READ = ("input_ids", "attention_mask", "position_ids")

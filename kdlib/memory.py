@@ -100,7 +100,7 @@ def estimate(student, teacher=None, *, batch_size: int, length: int, learnt: int
     whose successor is learnt (all by default): logits exist for them alone. dtype: of weights, gradients and AdamW's two states;
     autocast: computes in 16 bits over float32 weights. optimizer: adamw (8 bytes a parameter in float32), adamw8bit (2, and two float32
     scales a block of 256: Dettmers et al. 2022, section 2.1), sgd (none). lora_rank: 0 trains all weights. chunk_tokens: the loss sees
-    that many tokens at a time (`vocab_loss`, which the trainer uses; 0: the plain way). accumulation > 1 keeps gradients between batches.
+    that many tokens at a time (`engine.wide_loss`, which the trainer uses; 0: the plain way). accumulation > 1 keeps gradients between batches.
 
     weights, gradients, optimiser: parameters × bytes (the 16 bytes a parameter of Rajbhandari et al. 2020, "ZeRO", section 3.1,
     are autocast's with float32 weights and AdamW). activations: `KEPT` × tokens × layers; with checkpointing one width a layer, and
@@ -146,7 +146,7 @@ def estimate(student, teacher=None, *, batch_size: int, length: int, learnt: int
     logits = one * (native * compute + float32 * 4)
     head = s.vocabulary * s.width * wide if llama and not lora_rank else 0
     twice = head if s.tied else 0
-    if chunk_tokens:        # `vocab_loss`: a float32 buffer each (with stored answers one is named and two are measured); the head's gradient
+    if chunk_tokens:        # `engine.wide_loss`: a float32 buffer each (with stored answers one is named and two are measured); the head's gradient
         logits, one = 2 * one * 4 + 3 * learnt * s.width * compute + head, 0                                    # is there when the loss is
     # -- the largest moment
     always = weights + state + kept + (gradients if accumulation > 1 else 0)

@@ -86,7 +86,7 @@ class DistillationTrainer(Trainer):
     answers are known or alpha > 0, `eval_kd`; the teacher reads an evaluation set once, not once an evaluation.
 
     Of a causal language model (`labels` as transformers has them: not shifted, -100 where nothing is learnt) only target
-    positions reach the head, the student's and the teacher's, in training a few at a time: see `causal` and `vocab_loss`. Its
+    positions reach the head, the student's and the teacher's, in training a few at a time: see `causal` and `engine.wide_loss`. Its
     cache keeps the k likeliest words, its evaluation sums up batch by batch (`eval_perplexity` too) and a live teacher reads
     the set at every evaluation. ce_only:
     ids of target tokens for which CE counts in full and the teacher is not heard, for example the end token that an untuned

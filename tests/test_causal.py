@@ -8,7 +8,8 @@ import tiny
 import torch
 from test_trainer import count_calls, in_two_processes
 
-from kdlib import causal, methods, models, teacher_cache, translation, vocab_loss
+from kdlib import causal, methods, models, teacher_cache, translation
+from kdlib.engine import wide_loss
 from kdlib import trainer as kdlib_trainer
 from kdlib.losses import TopK
 from kdlib.trainer import DistillationTrainer
@@ -95,7 +96,7 @@ def test_logits_exist_for_target_tokens_alone(tmp_path, chat, rows):
 @pytest.mark.parametrize("how", ["live", "cached", "alpha 0"])
 def test_in_training_logits_exist_for_a_few_tokens_at_a_time(tmp_path, chat, rows, monkeypatch, how):
     from test_vocab_loss import Widest
-    monkeypatch.setattr(vocab_loss, "SCRATCH", 8 * 8 * len(chat))
+    monkeypatch.setattr(wide_loss, "SCRATCH", 8 * 8 * len(chat))
     teacher, student = pair(chat)
     known = dict(teacher_cache=cache_of(teacher, rows[0], chat, tmp_path, 6)) if how == "cached" else dict(teacher=teacher)
     run = trainer(tmp_path, student.train(), rows[0], chat, alpha=0.0 if how == "alpha 0" else 0.5, **known)

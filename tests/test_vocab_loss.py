@@ -11,9 +11,10 @@ from torch.utils.checkpoint import checkpoint
 from test_doctor import alive_at_once
 from test_trainer import in_two_processes
 
-from kdlib import bench_vocab, vocab_loss
+from kdlib import bench_vocab
+from kdlib.engine import wide_loss
 from kdlib.losses import DIVERGENCES, TopK, distillation_loss, topk_distillation_loss
-from kdlib.vocab_loss import linear_distillation_loss
+from kdlib.engine.wide_loss import linear_distillation_loss
 
 SETTINGS = dict(temperature=2.0, alpha=0.6)
 
@@ -332,33 +333,33 @@ def test_logits_exist_for_a_chunk_at_a_time(dtype, monkeypatch):
     with Widest(1009) as seen:
         ours(student, teacher, labels, chunk_tokens=64).total.backward()
     assert seen.rows == math.ceil(400 / math.ceil(400 / 64)), "chunks are alike"
-    monkeypatch.setattr(vocab_loss, "SCRATCH", 100 * 1009 * 8)
+    monkeypatch.setattr(wide_loss, "SCRATCH", 100 * 1009 * 8)
     with Widest(1009) as seen:
         ours(student, teacher, labels).total.backward()
     assert 30 <= seen.rows <= 100
 
 
 def test_the_scratch_budget_does_not_depend_on_the_tokens():
-    chunks = [vocab_loss._chunk("auto", 128256, torch.float32, n) for n in (300, 3000, 300000)]
-    assert max(chunks) * 128256 * 4 * 2 <= vocab_loss.SCRATCH and min(chunks) > 64
-    assert vocab_loss._chunk("auto", 10**9, torch.float32, 50) == 1 and vocab_loss._chunk("auto", 50, torch.float32, 0) == 1
+    chunks = [wide_loss.chunk_size("auto", 128256, torch.float32, n) for n in (300, 3000, 300000)]
+    assert max(chunks) * 128256 * 4 * 2 <= wide_loss.SCRATCH and min(chunks) > 64
+    assert wide_loss.chunk_size("auto", 10**9, torch.float32, 50) == 1 and wide_loss.chunk_size("auto", 50, torch.float32, 0) == 1
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("block", [1 / 8, 10], ids=["small blocks", "whole chunks"])
 def test_blocks_as_large_as_a_gpus_are_in_the_budget(divergence, dtype, block, monkeypatch):
-    monkeypatch.setattr(vocab_loss, "SCRATCH", 2_000_000)
-    monkeypatch.setattr(vocab_loss, "CPU_CACHE", int(block * vocab_loss.SCRATCH))
+    monkeypatch.setattr(wide_loss, "SCRATCH", 2_000_000)
+    monkeypatch.setattr(wide_loss, "CPU_CACHE", int(block * wide_loss.SCRATCH))
     student, teacher, labels = parts((400,), 1009, (2, 2), dtype=dtype, ignored=0)
     found = alive_at_once(lambda: ours(student, teacher, labels, divergence=divergence).total.backward())
-    assert 0.5 < found / vocab_loss.SCRATCH < 1.05
+    assert 0.5 < found / wide_loss.SCRATCH < 1.05
 
 
 def test_a_gpus_budget_holds_chunks_and_blocks():
     for work, vocab, blocks in ((w, v, b) for w in (torch.float32, torch.bfloat16) for v in (8016, 128256) for b in (2, 4)):
-        chunk, block = vocab_loss._chunk("auto", vocab, work, 10**6, "cuda", blocks), vocab_loss._block(vocab, work, "cuda")
-        assert 32 <= chunk and vocab * (8 * chunk + 4 * blocks * min(chunk, block) + (2 * chunk if work == torch.bfloat16 else 0)) <= vocab_loss.SCRATCH
+        chunk, block = wide_loss.chunk_size("auto", vocab, work, 10**6, "cuda", blocks), wide_loss.block_size(vocab, work, "cuda")
+        assert 32 <= chunk and vocab * (8 * chunk + 4 * blocks * min(chunk, block) + (2 * chunk if work == torch.bfloat16 else 0)) <= wide_loss.SCRATCH
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -421,7 +422,7 @@ def test_vocabularies_that_differ_by_padding_are_cut():
 # -- the benchmark ---------------------------------------------------------------------------------------------------
 
 def test_contestants_that_compute_another_number_are_out(monkeypatch):
-    monkeypatch.setattr(vocab_loss, "SCRATCH", 100 * 500 * 8)
+    monkeypatch.setattr(wide_loss, "SCRATCH", 100 * 500 * 8)
     rows = {name: bench_vocab.measure(name, 200, 500, 8, 12, 1) for name in (*bench_vocab.PLAIN_WAYS, "ours")}
     assert rows["ours"]["chunk"] < 150, "several chunks"
     for one in rows.values():
