@@ -150,10 +150,10 @@ def parser() -> argparse.ArgumentParser:
     get.add_argument("--part", action="append", help="chaosnli, mnli or minilm (default: all)")
 
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios")
-    bench.add_argument("what", nargs="?", choices=["vocab_loss", "batch"],
-                       help="one benchmark that is not part of the others: the loss at 128,256 words, or what a batch run costs")
+    bench.add_argument("what", nargs="?", default="speed", choices=["speed", "wide_loss", "batch_run"],
+                       help="speed (default), or one that is not part of it: the loss at 128,256 tokens, or what a batch run costs")
     bench.add_argument("--quick", action="store_true", help="leave out what takes minutes")
-    bench.add_argument("--out", type=Path, help="of vocab_loss: keep its table in this file too")
+    bench.add_argument("--out", type=Path, help="of wide_loss: keep its table in this file too")
 
     doctor = commands.add_parser("doctor", help="check this machine, with a fix for each finding; exit code 1 if something stops the course")
     doctor.add_argument("--plan", action="store_true", help="which recipe for Llama 3B → 1B fits which GPU")
@@ -280,16 +280,17 @@ def _get(given) -> int:
 
 
 def _bench(given) -> int:
-    if given.what == "vocab_loss":
-        from .bench_vocab import main as vocab_loss
-        return vocab_loss(given.quick, given.out)
-    if given.out:
-        raise ValueError("--out is for vocab_loss alone; the other benchmarks print their lines")
-    if given.what == "batch":
-        from .bench_batch import main as bench
-    else:
-        from .bench import main as bench
-    return bench(quick=given.quick)
+    """The benchmarks lie beside the tests: they compare kdlib with other libraries, and no run needs them."""
+    import importlib
+
+    from .paths import ROOT
+    sys.path.insert(0, str(ROOT / "tests"))
+    benchmark = importlib.import_module(f"bench.{given.what}")
+    if not given.out:
+        return benchmark.main(quick=given.quick)
+    if given.what != "wide_loss":
+        raise ValueError("--out is for wide_loss alone; the other benchmarks print their lines")
+    return benchmark.main(quick=given.quick, out=given.out)
 
 
 def _doctor(given) -> int:

@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from test_doctor import alive_at_once
 from test_trainer import in_two_processes
 
-from kdlib import bench_vocab
+from bench import wide_loss as wide_bench
 from kdlib.engine import wide_loss
+from kdlib.tools import vocab_cost
 from kdlib.losses import DIVERGENCES, TopK, distillation_loss, topk_distillation_loss
 from kdlib.engine.wide_loss import linear_distillation_loss
 
@@ -423,19 +424,19 @@ def test_vocabularies_that_differ_by_padding_are_cut():
 
 def test_contestants_that_compute_another_number_are_out(monkeypatch):
     monkeypatch.setattr(wide_loss, "SCRATCH", 100 * 500 * 8)
-    rows = {name: bench_vocab.measure(name, 200, 500, 8, 12, 1) for name in (*bench_vocab.PLAIN_WAYS, "ours")}
+    rows = {name: wide_bench.measure(name, 200, 500, 8, 12, 1) for name in (*wide_bench.PLAIN_WAYS, "ours")}
     assert rows["ours"]["chunk"] < 150, "several chunks"
     for one in rows.values():
-        bench_vocab.check(one, rows["plain"])
+        vocab_cost.check(one, rows["plain"])
     for key in ("loss", "head_norm", "apart"):
         with pytest.raises(ValueError, match="ours computes another number than plain"):
-            bench_vocab.check(rows["ours"] | {key: rows["ours"][key] + 0.01}, rows["plain"])
+            vocab_cost.check(rows["ours"] | {key: rows["ours"][key] + 0.01}, rows["plain"])
 
 
 def test_the_benchmarks_file_is_json(tmp_path, monkeypatch):
-    monkeypatch.delenv("PEERS_DIR", raising=False)
-    monkeypatch.setattr(bench_vocab, "contest", lambda name, *size, turns: bench_vocab.measure(name, 32, 100, 8, 8, turns))
-    bench_vocab.main(quick=True, out=tmp_path / "bench.json")
+    monkeypatch.setattr(wide_bench, "installed_peers", lambda: [])
+    monkeypatch.setattr(wide_bench, "contest", lambda name, *size, turns: wide_bench.measure(name, 32, 100, 8, 8, turns))
+    wide_bench.main(quick=True, out=tmp_path / "bench.json")
     refuse = lambda name: pytest.fail(f"{name} is not JSON")
     table = json.loads((tmp_path / "bench.json").read_text(), parse_constant=refuse)
     assert [row["products"] is None for row in table["rows"]] == [True] * 3 + [False] and table["student_step"] is None
