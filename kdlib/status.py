@@ -29,7 +29,7 @@ CAUSES = (
      "make a new one at https://huggingface.co/settings/tokens, then `hf auth login`; an old HF_TOKEN goes first: unset it"),
     (r"gated|401 Client Error|403 Client Error", "a gated model",
      "accept its licence on its page of the hub, then `hf auth login` (or HF_TOKEN=…) on the login node"),
-    (r"the hub has no |has no revision|RepositoryNotFound|RevisionNotFound", "no such repository or revision", "check the spelling: owner/name, or owner/name@revision"),
+    (r"the hub has no |has no revision|cannot be read as|RepositoryNotFound|RevisionNotFound", "no such repository or revision", "check the spelling: owner/name, or owner/name@revision"),
     (r"too many requests|429 Client Error", "the hub's limit for requests", f"wait some minutes and run again; {FETCH_FIRST}"),
     (r"out of order just now|50[0234] Server Error", "the hub is out of order", "run again in some minutes: what is fetched already is kept"),
     (r"connection broke off|arrived damaged|Consistency check failed", "a download that broke off", f"run again: it goes on from there; {FETCH_FIRST}"),

@@ -76,7 +76,7 @@ def reason(error: BaseException) -> str:
     texts = [str(one) for one in _chain(error)]
     for text in reversed(texts):
         if found := re.search(r"\[Errno -?\d+\] ([^'\")]+)", text):
-            return found[1].strip()
+            return found[1].strip(" :")
     text = next((t for t in reversed(texts) if t), "")
     if "timed out" in text.lower():
         return "timed out"
