@@ -7,11 +7,13 @@ These numbers are arithmetic on published sizes (`memory.estimate` for the GPU),
 a GPU node. The job script, `doctor NOTEBOOK` and the table in CLUSTER.md read them. No torch here.
 """
 
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
 from . import memory
 from .paths import ROOT
+from .run import settings_of
 
 SOURCES = (
     "data",
@@ -24,13 +26,25 @@ SOURCES = (
     "translator",
     "comet",
 )
+# The settings that change what a notebook needs.
+AXES = (
+    *SOURCES,
+    "batch_size",
+    "max_length",
+    "lora_rank",
+    "checkpointing",
+    "topk",
+    "dtype",
+    "accumulation",
+    "train_rows",
+)
 CONTEXT_GB = 1.0  # CUDA's own context, and the allocator's fragments
 # Main memory of a kernel with torch: 1.4 GB on a CPU, as the records of `laptop` say; CUDA's
 # libraries take about as much again.
 PROCESS_GB = 3.0
 # Two million pairs as Python strings, beside the sets that find duplicates: the peak of
 # `translation.load` on a made-up corpus of Europarl's size and length of sentences.
-EUROPARL_GB = 0.0
+EUROPARL_GB = 5.5
 # About what a download takes, in GB; of other models that `memory` knows, their weights.
 DOWNLOADS_GB = {
     "nyu-mll/glue": 0.1,
@@ -39,6 +53,8 @@ DOWNLOADS_GB = {
     "Unbabel/wmt22-comet-da": 2.4,
     "Unbabel/eamt22-cometinho-da": 0.5,
 }
+# Of the repositories, those that hold rows: and in which folder.
+DATASETS = {"nyu-mll/glue": "mnli", "Helsinki-NLP/europarl": "en-fr"}
 TOKENISED_GB = 2.0  # 400,000 rows of MNLI or QQP, tokenised, with the teacher's answers
 LEARNT = 0.4  # of a row's tokens the share that is learnt: the rest is prompt and source
 ADAMW_BYTES = 12  # of a parameter in a checkpoint: float32 weights and AdamW's two states
@@ -79,6 +95,22 @@ def of(notebook: str, settings: dict) -> Needs:
     if "Helsinki-NLP/europarl" in downloads:
         main += EUROPARL_GB
     return Needs(round(gpu, 1), round(main, 1), round(disk, 1), downloads)
+
+
+def largest(notebook: str, profile: str, parameters: dict, grid: dict[str, list]) -> Needs:
+    """The most that any point of a grid needs. ValueError for a parameter that does not fit."""
+    axes = {name: values for name, values in grid.items() if name in AXES}
+    fixed = {name: value for name, value in parameters.items() if name not in ("seed", "run_dir")}
+    found = []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values))
+        found.append(of(notebook, settings_of(notebook, profile, **fixed, **point)))
+    return Needs(
+        max(need.gpu for need in found),
+        max(need.memory for need in found),
+        max(need.disk for need in found),
+        {source: size for need in found for source, size in need.downloads.items()},
+    )
 
 
 def repositories(settings: dict) -> list[str]:
