@@ -1,7 +1,7 @@
-"""What a notebook needs under a profile: GPU memory, main memory, room on the disk, and which
+"""What a notebook room under a profile: GPU memory, main memory, room on the disk, and which
 repositories of the hub.
 
-    needs.of("07_eurollama_distil", settings_of("07_eurollama_distil", "full")).gpu_gb
+    room.of("07_eurollama_distil", settings_of("07_eurollama_distil", "full")).gpu_gb
 
 These numbers are arithmetic on published sizes (`memory.estimate` for the GPU), not measurements on
 a GPU node. The job script, `doctor NOTEBOOK` and the table in CLUSTER.md read them. No torch here.
@@ -26,7 +26,7 @@ SOURCES = (
     "translator",
     "comet",
 )
-# The settings that change what a notebook needs.
+# The settings that change what a notebook room.
 AXES = (
     *SOURCES,
     "batch_size",
@@ -74,7 +74,7 @@ class Needs(NamedTuple):
 
 
 def of(notebook: str, settings: dict) -> Needs:
-    """The needs of a notebook ("07_eurollama_distil") under checked settings (`run.settings_of`).
+    """The room of a notebook ("07_eurollama_distil") under checked settings (`run.settings_of`).
 
     A model that `memory` does not know counts as small: it ships with the course, or is trained at
     the user's place.
@@ -98,7 +98,7 @@ def of(notebook: str, settings: dict) -> Needs:
 
 
 def largest(notebook: str, profile: str, parameters: dict, grid: dict[str, list]) -> Needs:
-    """The most that any point of a grid needs. ValueError for a parameter that does not fit."""
+    """The most that any point of a grid room. ValueError for a parameter that does not fit."""
     axes = {name: values for name, values in grid.items() if name in AXES}
     fixed = {name: value for name, value in parameters.items() if name not in ("seed", "run_dir")}
     found = []
