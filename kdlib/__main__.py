@@ -5,7 +5,7 @@
     sbatch   write (or submit) a Slurm script for a notebook or a grid
     status   what became of the runs     train    distil from the command line (torchrun works)
     figures  redraw the slide figures    store    keep my records as reference results
-    get      fetch real rows             bench    measure speed and memory
+    get      fetch models and rows       bench    measure speed and memory
     test     run the tests               doctor   what would stop the course here, and what fits which GPU
 """
 import argparse
@@ -144,10 +144,16 @@ def parser() -> argparse.ArgumentParser:
     store.add_argument("profile", choices=["smoke", "laptop", "lab", "full"])
     store.add_argument("--name", default="", help="of the file, where a sweep should stand beside the profile's own")
 
-    get = commands.add_parser("get", help="fetch real rows, votes and a small pretrained BERT")
-    get.add_argument("what", choices=["real"])
-    get.add_argument("--from", dest="source", type=Path, help="a local folder of the same layout")
-    get.add_argument("--part", action="append", help="chaosnli, mnli or minilm (default: all)")
+    get = commands.add_parser("get", help="fetch first: all that notebooks need under a profile, or the real rows", description=(
+        "get PROFILE [NN …] fetches the models, tokenizers and rows that notebooks need (all notebooks if none is named) into the hub's cache; a job "
+        "then needs no network. Access is checked before the first byte, and the same command goes on after an interruption. get real fetches real rows, "
+        "votes and a small pretrained BERT under KD_REAL."))
+    get.add_argument("what", choices=["real", "smoke", "laptop", "lab", "full"])
+    get.add_argument("notebooks", nargs="*", help="some of them, such as 04 07 (default: all)")
+    get.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE", help="as the run will have them")
+    get.add_argument("--list", action="store_true", help="say what would be fetched, and whether it may be; fetch nothing")
+    get.add_argument("--from", dest="source", type=Path, help="of real: a local folder of the same layout")
+    get.add_argument("--part", action="append", help="of real: chaosnli, mnli or minilm (default: all)")
 
     bench = commands.add_parser("bench", help="measure speed and memory, as ratios")
     bench.add_argument("what", nargs="?", default="speed", choices=["speed", "wide_loss", "batch_run"],
@@ -297,9 +303,18 @@ def _store(given) -> int:
 
 
 def _get(given) -> int:
-    from .get import get_real
-    get_real(given.part, given.source)
-    return 0
+    parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
+    if given.what == "real":
+        from .get import get_real
+        if given.notebooks or parameters or given.list:
+            raise ValueError("get real takes --part and --from; a notebook and its profile look like this: get full 04")
+        get_real(given.part, given.source)
+        return 0
+    if given.part or given.source:
+        raise ValueError("--part and --from are for get real")
+    from . import batch, fetch
+    notebooks = [batch.notebook_path(name).stem for name in given.notebooks or batch.COURSE]
+    return fetch.get_profile(given.what, notebooks, parameters, only_list=given.list)
 
 
 def _bench(given) -> int:

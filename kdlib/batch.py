@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import yaml
 
-from . import deadline, lock
+from . import deadline, lock, needs
 from .paths import ROOT, did_you_mean, runs_root, write_json
-from .run import PARTIAL, checked_seed, refuse_missing_paths, refuse_other_configuration, run_folder, set_record_aside, settings_of, writable
+from .run import PARTIAL, checked_seed, refuse_other_configuration, run_folder, set_record_aside, settings_of, writable
 
 COURSE = tuple(path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
 OK, FAILED, REFUSED, STOPPED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130, 138
@@ -72,7 +72,7 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     profile, folder, configuration = _place(path, profile, parameters, runs)
     _refuse_placeholders(parameters)
     refuse_other_configuration(folder, configuration)
-    refuse_missing_paths(configuration["settings"])
+    needs.check(path.stem, profile, configuration["settings"])
     executed = executed or folder / path.name
     writable(folder)
     lock.acquire(folder)
@@ -195,7 +195,15 @@ def _end(pid: int) -> None:
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip() and not line.startswith("[")]
-    return lines[-1][:300] if lines else ""
+    return shortened(lines[-1]) if lines else ""
+
+
+def shortened(text: str, most: int = 900) -> str:
+    """An error's text whole, or up to the last sentence that ends within `most` characters: never half an advice."""
+    if len(text) <= most:
+        return text
+    end = max(text.rfind(mark, 0, most) for mark in (". ", "; ", ": "))
+    return (text[:end + 1] if end > most // 2 else text[:most].rpartition(" ")[0]) + " …"
 
 
 def course(profile: str = "", notebooks: tuple[str, ...] = COURSE, inplace: bool = False) -> int:

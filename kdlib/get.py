@@ -10,13 +10,13 @@ import hashlib
 import http.client
 import os
 import shutil
-import socket
 import urllib.error
-import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from .engine import hub, hub_errors
+from .engine.hub import how_to_make, local_copy  # noqa: F401
 from .paths import real_folder
 
 
@@ -28,13 +28,12 @@ class File(NamedTuple):
     sha256: str
 
 
-HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+HUB = hub.endpoint()
 GITHUB = os.environ.get("KD_GITHUB", "https://raw.githubusercontent.com").rstrip("/")
 CHAOS = f"{GITHUB}/jsbaan/calibration-on-disagreement-data/990e81cacadac5d0268160d1c02bad19d4ddb9a3/data"
-GLUE_REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
-MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
-GLUE = f"{HUB}/datasets/nyu-mll/glue/resolve/{GLUE_REVISION}/mnli"
-MINILM = f"{HUB}/sentence-transformers/all-MiniLM-L6-v2/resolve/{MINILM_REVISION}"
+GLUE = f"{HUB}/datasets/nyu-mll/glue/resolve/{hub.pins()['nyu-mll/glue']}/mnli"
+MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM = f"{HUB}/{MINILM_ID}/resolve/{hub.pins()[MINILM_ID]}"
 
 REAL = {
     "chaosnli": [                       # Nie et al. 2020, CC BY-NC 4.0: fetched for your use, never shipped with the course
@@ -57,12 +56,6 @@ REAL = {
             "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
             "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}.items()],
 }
-
-
-def local_copy(source: str | Path) -> Path | None:
-    """The folder under the real folder that mirrors a hub id, or None."""
-    folder = real_folder() / str(source)
-    return folder if not Path(source).is_absolute() and folder.is_dir() and any(folder.iterdir()) else None
 
 
 def read_parquet(files: list, where: str):
@@ -161,36 +154,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def how_to_make(source: str | Path) -> str:
-    """"; make it with …" for a teacher that is trained at the user's place, else nothing."""
-    return f"; make it with: python -m kdlib.teachers {str(source).split('_', 1)[1]}" if str(source).startswith("runs/teacher_") else ""
+def probe_hub(source: str | Path, timeout: float = hub.PROBE_TIMEOUT) -> None:
+    """ConnectionError within seconds, with what to do, when the hub cannot be reached; FileNotFoundError for a path.
 
-
-def probe_hub(source: str | Path, timeout: float = 3.0) -> None:
-    """ConnectionError within seconds when the hub cannot be reached, instead of half a minute of retries."""
-    if str(source).startswith((".", "/", "~", "runs/")) or str(source).count("/") > 1:       # a hub id is name or owner/name
-        raise FileNotFoundError(f"there is no folder {source}{how_to_make(source)}")
-    if os.environ.get("HF_HUB_OFFLINE") == "1":              # the library then looks into its cache and nowhere else
+    With HF_HUB_OFFLINE nothing is asked: the library then looks into its cache and nowhere else.
+    """
+    if hub.is_path(source):
+        raise FileNotFoundError(f"there is no folder {source}{hub.how_to_make(source)}")
+    if hub.offline():
         return
-    proxy = urllib.request.getproxies().get("https")
-    where = urllib.parse.urlsplit(proxy if proxy else HUB)
     try:
-        socket.create_connection((where.hostname, where.port or (443 if where.scheme == "https" else 80)), timeout).close()
-    except OSError as error:
+        hub.probe(timeout)
+    except ConnectionError as error:
         raise ConnectionError(offline_advice(source, error)) from error
 
 
 def offline_advice(source, error) -> str:
     """What failed, and what to do about it."""
-    return (f"{source} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no text'}). "
-            "Without network: stay with profile=laptop (its data ship with the course), or put a copy of the same layout "
-            f"under {real_folder()} (KD_REAL=FOLDER, or `python -m kdlib get real --from FOLDER` on a machine that has one). "
-            "On a cluster's compute node: load the module that sets its HTTP proxy, or fetch on the login node first."
-            + (f" With network, too: {gated_advice(source)}" if str(source).startswith("meta-llama/") else ""))
+    return (f"{source} could not be loaded ({hub_errors.reason(error)}). Without network: stay with profile=laptop (its "
+            f"data ship with the course), or put a copy of the same layout under {real_folder()} (KD_REAL=FOLDER, or "
+            "`python -m kdlib get real --from FOLDER` on a machine that has one). On a cluster fetch first, on the login "
+            "node: python -m kdlib get PROFILE NN; on its compute nodes load the module that sets their HTTP proxy.")
 
 
 def gated_advice(source) -> str:
     """How to get at a repository that asks for consent first, and what to take instead."""
-    return (f"{source} is gated: its owner asks you to accept a licence first. Do that at {HUB}/{source} (minutes to a day), make a "
-            "token at https://huggingface.co/settings/tokens, and give it as HF_TOKEN=… or with `hf auth login`. Without access: "
+    return (f"{source} is gated: its owner asks you to accept a licence first. Do that at {hub.endpoint()}/{source} (minutes to a "
+            f"day), make a token at {hub_errors.SETTINGS}, and give it with `hf auth login` or as HF_TOKEN=…. Without access: "
             "unsloth/Llama-3.2-3B-Instruct and unsloth/Llama-3.2-1B are copies that others publish, under the same licence.")

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .get import GLUE_REVISION, local_copy, offline_advice, probe_hub, read_parquet
-from .paths import ROOT
+from .engine import hub
+from .get import read_parquet
 
 
 class Task(NamedTuple):
@@ -42,22 +42,13 @@ def load(task: str | Task, source: str | Path, split: str, *, rows: int = 0, amo
     if rows < 0:
         raise ValueError(f"rows must be a count, or 0 for all, not {rows}")
     task = TASKS[task] if isinstance(task, str) else task
-    folder = _folder(task, source)
-    if folder is not None:
-        datasets.disable_progress_bars()                    # a bar for a millisecond is noise, and stderr in a notebook
-        files = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}.parquet"))
-        if not files:
-            there = sorted({f.name.split("-0")[0].removesuffix(".parquet") for f in folder.glob("*.parquet")})
-            raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(there) or 'no Parquet file'}")
-        data = read_parquet(files, f"{folder}, split {split!r}")
-    else:
-        probe_hub(source)                                   # seconds, where the library's own retries take half a minute
-        try:
-            revision = revision or (GLUE_REVISION if str(source) == "nyu-mll/glue" else None)
-            data = datasets.load_dataset(str(source), task.name, split=split, revision=revision)
-        except (OSError, ValueError) as error:
-            kind = ConnectionError if isinstance(error, OSError) else ValueError
-            raise kind(offline_advice(source, error)) from error
+    folder = _folder(task, f"{source}@{revision}" if revision else source)
+    datasets.disable_progress_bars()                        # a bar for a millisecond is noise, and stderr in a notebook
+    files = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}.parquet"))
+    if not files:
+        there = sorted({f.name.split("-0")[0].removesuffix(".parquet") for f in folder.glob("*.parquet")})
+        raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(there) or 'no Parquet file'}")
+    data = read_parquet(files, f"{folder}, split {split!r}")
     check(data, task, f"{source}, split {split!r}")
     if among is not None:
         place = {key: i for i, key in enumerate(row_keys(data, task))}
@@ -71,11 +62,9 @@ def load(task: str | Task, source: str | Path, split: str, *, rows: int = 0, amo
     return data
 
 
-def _folder(task: Task, source: str | Path) -> Path | None:
-    for candidate in (Path(source).expanduser(), ROOT / source, local_copy(source)):
-        if candidate is not None and candidate.is_dir():
-            return candidate / task.name if (candidate / task.name).is_dir() else candidate
-    return None
+def _folder(task: Task, source: str | Path) -> Path:
+    """Where the task's Parquet files lie: a folder, a copy of a hub id under KD_REAL, or the hub's cache."""
+    return hub.tables(hub.folder(source, task.name), task.name)
 
 
 def check(data, task: Task, where: str) -> None:

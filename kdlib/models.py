@@ -19,8 +19,7 @@ from transformers import (AutoConfig, AutoModelForCausalLM, AutoModelForSequence
 from transformers.utils import logging
 
 from .chat import EOT, end_token_id
-from .get import gated_advice, local_copy, offline_advice, probe_hub
-from .paths import ROOT
+from .engine import hub
 
 LAYER = re.compile(r"^(.*\.layers?\.)(\d+)(\..*)$")        # bert.encoder.layer.3.…, model.layers.3.…
 
@@ -32,16 +31,15 @@ def load(source: str | Path, labels: tuple[str, ...] | None = None, *, revision:
     one without a classification head, or with the anonymous LABEL_0…, gets these.
     Raises ValueError when the number of classes differs, OSError with advice when it cannot be had.
     """
-    source = _place(source)
-    config = _hub(AutoConfig.from_pretrained, source, revision=revision)
+    place = _place(source, "classifier", revision)
+    config = _read(AutoConfig.from_pretrained, place)
     has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
     if labels is not None and has_head and config.num_labels != len(labels):
         raise ValueError(f"{source} tells {config.num_labels} classes apart, the task has {len(labels)}: {labels}")
     if labels is not None and (not has_head or _anonymous(config)):
         config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
     # dtype is spelt out: from transformers 5 on, "auto" would load some checkpoints in bf16 and train them so
-    model = _hub(AutoModelForSequenceClassification.from_pretrained, source, config=config, revision=revision,
-                 dtype=torch.float32)
+    model = _read(AutoModelForSequenceClassification.from_pretrained, place, config=config, dtype=torch.float32)
     return model.eval()
 
 
@@ -50,13 +48,13 @@ def load_causal(source: str | Path, *, revision: str | None = None, dtype: torch
 
     Raises ValueError for an encoder or an encoder-decoder, OSError with advice when it cannot be had, or not without a token.
     """
-    source = _place(source)
-    config = _hub(AutoConfig.from_pretrained, source, revision=revision)
+    place = _place(source, "causal", revision)
+    config = _read(AutoConfig.from_pretrained, place)
     kinds = config.architectures or ["ForCausalLM"]
     if config.is_encoder_decoder or not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in kinds):
         raise ValueError(f"{source} is a {', '.join(config.architectures or [config.model_type])}, not a decoder-only language model")
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    return _hub(AutoModelForCausalLM.from_pretrained, source, config=config, revision=revision, dtype=dtype).eval()
+    return _read(AutoModelForCausalLM.from_pretrained, place, config=config, dtype=dtype).eval()
 
 
 def machine_dtype() -> torch.dtype:
@@ -68,28 +66,23 @@ def machine_dtype() -> torch.dtype:
 
 def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder; OSError with advice when it cannot be had."""
-    return _hub(AutoTokenizer.from_pretrained, _place(source), revision=revision)
+    return _read(AutoTokenizer.from_pretrained, _place(source, "tokenizer", revision))
 
 
-def _place(source: str | Path) -> str | Path:
-    """A folder as given or below the repository (data/teachers/…), a local copy of a hub id, or the hub id itself."""
-    if Path(source).expanduser().is_dir():
-        return Path(source).expanduser()
-    return ROOT / source if (ROOT / source).is_dir() else local_copy(source) or source
+def _place(source: str | Path, kind: str, revision: str | None) -> Path:
+    """A folder as given or below the repository (data/teachers/…), a local copy of a hub id, or its place in the cache."""
+    return hub.folder(f"{source}@{revision}" if revision else source, kind)
 
 
-def _hub(loader, source, **kw):
-    if not isinstance(source, Path):
-        probe_hub(source)                       # seconds, where the library's own retries take half a minute
+def _read(loader, place: Path, **how):
+    """`loader` on a folder: what it needs lies there, so transformers asks the network nothing."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()               # "some weights are newly initialized": yes, the head; that is the point
     try:
-        return loader(str(source), **{k: v for k, v in kw.items() if v is not None})
+        return loader(str(place), **how)
     except SafetensorError as error:
-        raise OSError(f"{source}: its weights are cut off or damaged ({error}); copy or fetch them again") from error
-    except OSError as error:
-        gated = "gated repo" in str(error).lower() or type(error).__name__ == "GatedRepoError"
-        raise OSError(gated_advice(source) if gated else offline_advice(source, error)) from error
+        raise OSError(f"{place}: its weights are cut off or damaged ({error}). Copy or fetch them again: `python -m kdlib "
+                      "get PROFILE NN` compares the cache with the hub and fetches what differs") from error
     finally:
         logging.set_verbosity(verbosity)
 

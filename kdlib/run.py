@@ -24,7 +24,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from . import deadline, launch, lock, methods
+from . import deadline, launch, lock, methods, needs
+from .engine import hub
 from .paths import DATA, ROOT, did_you_mean, plain_value, runs_root, write_json  # noqa: F401
 
 PROFILES = ("smoke", "laptop", "lab", "full")
@@ -84,6 +85,7 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
             raise ValueError(f"{name} must be {words}, not {settings[name]!r}")
     if "method" in settings:
         methods.check(settings["method"], methods.FOR_TOKENS if "targets" in settings else methods.FOR_ROWS)
+    needs.of(notebook, settings)                                 # a source that can be none is refused here
     return {"profile": profile, **settings}
 
 
@@ -114,7 +116,12 @@ def start(notebook: str, *, profile: str = "", seed: int = 0, run_dir: str = "",
     """Check every parameter, seed the random numbers, open the run folder; refuse early what would fail late."""
     refuse_unknown_injected({"profile", "seed", "run_dir", *parameters})
     settings = settings_of(notebook, profile, **parameters)
-    return Run(notebook, settings.pop("profile"), checked_seed(seed), settings, run_dir)
+    profile, seed = settings.pop("profile"), checked_seed(seed)
+    had = needs.check(notebook, profile, settings)
+    run = Run(notebook, profile, seed, settings, run_dir)
+    for role, told in had.items():
+        print(f"{role}: {told}")
+    return run
 
 
 def checked_seed(seed: int) -> int:
@@ -144,15 +151,6 @@ def writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(f"the run folder {folder} cannot be written ({error.strerror}); set KD_RUNS or run_dir to a folder of yours") from error
-
-
-def refuse_missing_paths(settings: dict) -> None:
-    """FileNotFoundError for a folder or file that is named as one and is not there: better now than in a kernel."""
-    for name in ("data", "teacher", "student", "source", "tokenizer", "model"):
-        value = settings.get(name) or ""
-        if value.startswith((".", "/", "~", "data/", "runs/")) and not (ROOT / Path(value).expanduser()).exists():
-            from .get import how_to_make
-            raise FileNotFoundError(f"{name}={value}: there is no such folder or file{how_to_make(value)}")
 
 
 def refuse_other_configuration(folder: Path, configuration: dict) -> None:
@@ -281,6 +279,7 @@ class Run:
             "seconds": round(time.perf_counter() - self._began, 1), "peak_gb": round(results.peak_memory_gb(), 2),
             "device": self.device, "machine": platform.machine(), "versions": results.versions(),
             "commit": results.commit(), "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **({"hub": hub.loaded()} if hub.loaded() else {}),
             **({"partial": self.partial} if self.partial else {})}
 
     def finish(self) -> dict:

@@ -7,8 +7,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from .get import local_copy, probe_hub
-from .paths import ROOT
+from .engine import hub
 
 COMET, COMET_SMALL = "Unbabel/wmt22-comet-da", "Unbabel/eamt22-cometinho-da"
 
@@ -109,7 +108,7 @@ def comet(sources: list[str], texts: list[str], references: list[str], model: st
         return Comet(None, [], f"unbabel-comet is not installed ({error}): pip install 'kdlib[comet]'")
     import torch
     try:
-        scorer = unbabel.load_from_checkpoint(str(_checkpoint(model, unbabel)), local_files_only=_local(model) is not None)
+        scorer = unbabel.load_from_checkpoint(str(_checkpoint(model)), local_files_only=True)
     except Exception as error:                  # COMET raises bare Exception and KeyError for what is missing
         said = str(error).splitlines()[0] if str(error) else "no text"
         return Comet(None, [], f"{model} could not be loaded ({type(error).__name__}: {said})")
@@ -118,17 +117,10 @@ def comet(sources: list[str], texts: list[str], references: list[str], model: st
     return Comet(float(out.system_score), [float(s) for s in out.scores], "")
 
 
-def _local(model: str | Path) -> Path | None:
-    for place in (Path(model).expanduser(), ROOT / model, local_copy(model)):
-        if place is not None and place.is_file():
-            return place
-        if place is not None and place.is_dir():
-            return place / "checkpoints" / "model.ckpt"
-    return None
-
-
-def _checkpoint(model: str | Path, unbabel) -> Path | str:
-    if (found := _local(model)) is not None:
-        return found
-    probe_hub(model)                            # seconds, where the library's own retries take minutes
-    return unbabel.download_model(str(model))
+def _checkpoint(model: str | Path) -> Path:
+    """The checkpoint's file. What it needs of its encoder (a tokenizer, a configuration) is then in the cache, too."""
+    place = hub.folder(model, "comet")
+    checkpoint = place if place.is_file() else place / "checkpoints" / "model.ckpt"
+    for encoder in hub.encoders(checkpoint.parents[1] / "hparams.yaml"):
+        hub.folder(encoder, "tokenizer")
+    return checkpoint

@@ -15,6 +15,8 @@ from . import deadline, lock
 from .paths import did_you_mean, run_places
 from .run import PARTIAL
 
+FETCH_FIRST = "fetch on a login node first (python -m kdlib get PROFILE NN)"
+
 # what an error's text gives away: (pattern, likely cause, what to do); the first that is found counts
 CAUSES = (
     (r"CUDA out of memory|OutOfMemoryError|DefaultCPUAllocator|oom.?kill|out.of.memory|kernel was killed|MemoryError",
@@ -22,10 +24,18 @@ CAUSES = (
     (r"no kernel image|not compatible with the current PyTorch", "torch has no code for this GPU",
      "install torch from PyTorch's cu126 wheel index (P100, V100), or ask for another --gres; see `python -m kdlib doctor`"),
     (r"No space left|Disk quota exceeded|Errno 28|Errno 122|MB are free under", "the disk or your quota is full",
-     "delete old runs and caches, or set KD_RUNS and HF_HOME to /scratch"),
-    (r"gated|401 Client Error|403 Client Error", "a gated model", "accept its licence on the hub and set HF_TOKEN"),
-    (r"LocalEntryNotFound|OfflineMode|Max retries|ConnectionError|couldn't connect|offline|Name or service not known|ProxyError|ConnectTimeout|hub cannot be reached",
-     "the hub cannot be reached", "load the cluster's proxy module, or fetch on a login node first (python -m kdlib get real)"),
+     "delete old runs and caches, or set KD_RUNS and HF_HUB_CACHE to a folder on /scratch"),
+    (r"refuses your token|Invalid user token|Invalid credentials", "the hub refuses your token",
+     "make a new one at https://huggingface.co/settings/tokens, then `hf auth login`; an old HF_TOKEN goes first: unset it"),
+    (r"gated|401 Client Error|403 Client Error", "a gated model",
+     "accept its licence on its page of the hub, then `hf auth login` (or HF_TOKEN=…) on the login node"),
+    (r"the hub has no |has no revision|RepositoryNotFound|RevisionNotFound", "no such repository or revision", "check the spelling: owner/name, or owner/name@revision"),
+    (r"too many requests|429 Client Error", "the hub's limit for requests", f"wait some minutes and run again; {FETCH_FIRST}"),
+    (r"out of order just now|50[0234] Server Error", "the hub is out of order", "run again in some minutes: what is fetched already is kept"),
+    (r"connection broke off|arrived damaged|Consistency check failed", "a download that broke off", f"run again: it goes on from there; {FETCH_FIRST}"),
+    (r"cache \S+ cannot be written|Read-only file system", "the hub's cache cannot be written", "set HF_HUB_CACHE to a folder of yours"),
+    (r"LocalEntryNotFound|OfflineMode|Max retries|ConnectionError|couldn't connect|offline|Name or service not known|ProxyError|ConnectTimeout|hub cannot be reached|is not in the cache",
+     "the hub cannot be reached", f"{FETCH_FIRST}; or load the cluster's proxy module"),
     (r"ModuleNotFoundError|No module named", "a package is missing", "run it with the environment that has kdlib (make install)"),
     (r"DUE TO TIME LIMIT|time limit is near", "the time limit came", "submit again: it goes on from its newest checkpoint; or --until-done"),
     (r"PREEMPT", "another job took the node", "nothing, Slurm starts it again; or submit again"),
@@ -106,7 +116,7 @@ def main(notebook: str = "") -> int:
     counts = Counter(s.state for s in found)
     wide = max(len(s.run) for s in found)
     for s in [s for s in found if s.state != "done"] + [s for s in found if s.state == "done"][:20]:
-        print(f"{s.state:10} {s.run:{wide}}  {s.note[:160]}".rstrip())
+        print(f"{s.state:10} {s.run:{wide}}  {s.note[:300]}".rstrip())
         if s.cause or s.todo:
             print(f"{'':10} {'':{wide}}  → {': '.join(filter(None, (s.cause, s.todo)))}")
     if counts["done"] > 20:

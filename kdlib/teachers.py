@@ -1,11 +1,13 @@
 """The teachers that ship in data/teachers: how each was made, and the one command that makes it again.
 
+What it makes goes to runs/teacher_NAME, and nothing that ships is touched: `--replace` puts it in the shipped one's place.
+
     python -m kdlib.teachers mini_nli          a 4-layer BERT from scratch on the embedded MiniNLI
     python -m kdlib.teachers mini_qqp          the same on MiniQQP
     python -m kdlib.teachers miniparl          a 4-layer Llama from scratch on the embedded MiniParl
-    python -m kdlib.teachers europarl          a small Llama with Llama 3's vocabulary on real Europarl; it stays in runs/ (50 MB)
-    python -m kdlib.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship, the weights (90 MB)
-                                               stay in runs/teacher_mnli, where notebook 08 finds them
+    python -m kdlib.teachers europarl          a small Llama with Llama 3's vocabulary on real Europarl (50 MB); none ships
+    python -m kdlib.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship. The weights (90 MB)
+                                               lie in runs/teacher_mnli, where notebook 08 finds them, and its logits beside them
     python -m kdlib.teachers qqp               the same on 8,000 real QQP rows
 """
 import argparse
@@ -120,11 +122,11 @@ def train_translator(corpus: str, out: Path, scratch: Path) -> None:
     print(f"{out}: BLEU {about['validation_bleu']:.1f} on validation, {about['test_bleu']:.1f} on test, {about['minutes']} minutes")
 
 
-def train_real(task: glue.Task, out: Path, scratch: Path) -> None:
+def train_real(task: glue.Task, out: Path, scratch: Path, weights: Path) -> None:
     """Fine-tune the small pretrained BERT on real rows and write `out`: its logits, fp16, keyed by row hash.
 
-    The logits are the product: 2 or 3 numbers a row instead of 90 MB of weights, and no word of the rows themselves. The
-    weights go to runs/, for those who want to ask this teacher something new.
+    The logits are what ships: 2 or 3 numbers a row instead of 90 MB of weights, and no word of the rows themselves. The
+    weights and the tokenizer go to the folder `weights`, for those who want to ask this teacher something new.
     """
     start, cfg = time.perf_counter(), {"task": task.name} | REAL
     set_seed(cfg["seed"])
@@ -140,7 +142,7 @@ def train_real(task: glue.Task, out: Path, scratch: Path) -> None:
     about = cfg | _about(trainer, start) | {"accuracy": order.accuracies[tuple(range(len(task.labels)))]}
     write_logits(out, keys, np.concatenate(answers), about)
     for part in (trainer.model, tokenizer):
-        part.save_pretrained(ROOT / "runs" / f"teacher_{task.name}")
+        part.save_pretrained(weights)
     print(f"{out}: {len(keys):,} rows, validation accuracy {about['accuracy']:.4f}, {about['minutes']} minutes")
 
 
@@ -181,20 +183,36 @@ def look_up(source: str | Path, keys: list[str]) -> np.ndarray:
     return np.stack([known[key] for key in keys])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m kdlib.teachers", description=__doc__)
+def place_of(teacher: str, *, shipped: bool = False) -> Path:
+    """Where a teacher that is made here goes: below runs/, or (`shipped`) where the one that ships lies.
+
+    A folder; for the real rows' teachers the file with their logits. ValueError for one that does not ship.
+    """
+    logits = f"{teacher}_logits.safetensors" if teacher in glue.TASKS else ""
+    if not shipped:
+        return ROOT / "runs" / f"teacher_{teacher}" / logits
+    if teacher == "europarl":
+        raise ValueError("no europarl teacher ships, so there is none to replace")
+    return DATA / "teachers" / (logits or teacher)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m kdlib.teachers", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", *TRANSLATORS, "mnli", "qqp"])
-    parser.add_argument("--out", type=Path)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, help="a folder (mnli, qqp: the file of its logits) instead of runs/teacher_NAME")
+    where.add_argument("--replace", action="store_true", help="replace the teacher that ships in data/teachers")
     parser.add_argument("--scratch", type=Path, default=Path("runs/teachers"), help="checkpoints: an interrupted run goes on")
-    given = parser.parse_args()
-    scratch = given.scratch / given.teacher
-    if given.teacher in glue.TASKS:
-        train_real(glue.TASKS[given.teacher], given.out or DATA / "teachers" / f"{given.teacher}_logits.safetensors", scratch)
-    elif given.teacher in TRANSLATORS:
-        place = DATA / "teachers" / given.teacher if given.teacher == "miniparl" else ROOT / "runs" / f"teacher_{given.teacher}"
-        train_translator(given.teacher, given.out or place, scratch)
+    given = parser.parse_args(arguments)
+    name, scratch = given.teacher, given.scratch / given.teacher
+    out = given.out or place_of(name, shipped=given.replace)
+    if name in glue.TASKS:
+        train_real(glue.TASKS[name], out, scratch, place_of(name).parent)
+    elif name in TRANSLATORS:
+        train_translator(name, out, scratch)
     else:
-        train_mini(given.teacher, given.out or DATA / "teachers" / given.teacher, scratch)
+        train_mini(name, out, scratch)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from . import deadline
 from .causal import logits_at
 from .chat import (BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer,  # noqa: F401
                    token_id, with_end_token)
-from .get import local_copy, offline_advice, probe_hub, read_parquet
-from .paths import ROOT
+from .engine import hub
+from .get import read_parquet
 
 SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>")
 IGNORED = -100
@@ -44,7 +44,7 @@ def load(source: str | Path, split: str, *, rows: int = 0, min_words: int = 1, m
     """A split of English–French pairs, cleaned. The same pairs whatever `rows` and seed of a run.
 
     source: a hub id ("Helsinki-NLP/europarl"), or a folder with `<split>-*.parquet`, or with such a folder under "en-fr";
-    a local copy of a hub id is taken first (`get.local_copy`). Each row is {"translation": {"en": …, "fr": …}}.
+    a local copy of a hub id is taken first (`hub.local_copy`). Each row is {"translation": {"en": …, "fr": …}}.
     Dropped, in this order: an empty side; text that spells a special token; a side outside min_words…max_words; a longer
     side of more than `ratio` times the words of the shorter; an English sentence that was there before; and pairs with a
     side that also occurs in a split held out more strictly (test before validation before train).
@@ -85,21 +85,14 @@ def load(source: str | Path, split: str, *, rows: int = 0, min_words: int = 1, m
 def _read(source: str | Path, revision: str | None) -> dict:
     """{split: Dataset} of everything that the source has."""
     import datasets
-    folders = [p for p in (Path(source).expanduser(), ROOT / source, local_copy(source)) if p is not None and p.is_dir()]
-    if folders:
-        datasets.disable_progress_bars()
-        folder = folders[0] / "en-fr" if (folders[0] / "en-fr").is_dir() else folders[0]
-        files = {}
-        for file in sorted(folder.glob("*.parquet")):
-            files.setdefault(re.sub(r"(-\d+-of-\d+)?\.parquet$", "", file.name), []).append(str(file))
-        if not files:
-            raise ValueError(f"{folder} has no Parquet file")
-        return {name: read_parquet(paths, f"{folder}, split {name!r}") for name, paths in files.items()}
-    probe_hub(source)
-    try:
-        return dict(datasets.load_dataset(str(source), "en-fr", revision=revision))
-    except (OSError, ValueError) as error:
-        raise (ConnectionError if isinstance(error, OSError) else ValueError)(offline_advice(source, error)) from error
+    datasets.disable_progress_bars()
+    folder = hub.tables(hub.folder(f"{source}@{revision}" if revision else source, "en-fr"), "en-fr")
+    files = {}
+    for file in sorted(folder.glob("*.parquet")):
+        files.setdefault(re.sub(r"(-\d+-of-\d+)?\.parquet$", "", file.name), []).append(str(file))
+    if not files:
+        raise ValueError(f"{folder} has no Parquet file")
+    return {name: read_parquet(paths, f"{folder}, split {name!r}") for name, paths in files.items()}
 
 
 def _columns(data, where: str) -> tuple[list[str], list[str]]:

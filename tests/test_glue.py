@@ -12,6 +12,7 @@ import tiny
 from sklearn.metrics import accuracy_score, f1_score
 
 from kdlib import glue
+from kdlib.engine import hub
 
 
 def as_rows(data) -> list[dict]:
@@ -40,7 +41,7 @@ def test_a_copy_under_kd_real_stands_for_the_hub(tmp_path, monkeypatch):
 
 
 def test_a_folder_below_the_repository(tmp_path, monkeypatch):
-    monkeypatch.setattr(glue, "ROOT", tmp_path)
+    monkeypatch.setattr(hub, "ROOT", tmp_path)
     tiny.hub_folder(tmp_path / "data" / "mini")
     monkeypatch.chdir("/")
     assert len(glue.load("mnli", "data/mini", "train")) == 48

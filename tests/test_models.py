@@ -8,6 +8,7 @@ import torch
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from kdlib import models
+from kdlib.engine import hub
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_half_precision_weights_are_loaded_in_full(tmp_path, teacher):
 
 def test_where_a_model_is_looked_for(tmp_path, monkeypatch, teacher):
     """A folder as it is named, below the repository wherever the notebook runs, a copy under KD_REAL for a hub id."""
-    monkeypatch.setattr(models, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr(hub, "ROOT", tmp_path / "repository")
     monkeypatch.setenv("KD_REAL", str(tmp_path / "real"))
     monkeypatch.chdir(tmp_path)
     for place, source in (("here", "here"), ("repository/data/teachers/t", "data/teachers/t"), ("real/owner/name", "owner/name")):

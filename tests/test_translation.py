@@ -86,7 +86,7 @@ def test_what_load_refuses(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no Parquet"):
         translation.load(tmp_path / "empty", "train")
-    monkeypatch.setattr("kdlib.get.HUB", "https://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "https://127.0.0.1:9")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -416,7 +416,7 @@ def test_comet_with_a_tiny_checkpoint(tiny_comet):
 @pytest.mark.skipif(find_spec("comet") is None, reason="unbabel-comet is an extra")
 def test_comet_that_cannot_be_had_is_a_reason_and_no_number(tmp_path, monkeypatch):
     from kdlib import scores
-    monkeypatch.setattr("kdlib.get.HUB", "https://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "https://127.0.0.1:9")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
