@@ -162,6 +162,10 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--out", type=Path, help="of wide_loss: keep its table in this file too")
 
     doctor = commands.add_parser("doctor", help="check this machine, with a fix for each finding; exit code 1 if something stops the course")
+    doctor.add_argument("notebook", nargs="?", default="", help="check what this notebook needs, and nothing else: a job does that first")
+    doctor.add_argument("--profile", **profile)
+    doctor.add_argument("-p", dest="parameters", action="append", type=pair, default=[], metavar="NAME=VALUE")
+    doctor.add_argument("--need-gpu", action="store_true", help="a machine without a GPU that torch can use stops it")
     doctor.add_argument("--plan", action="store_true", help="which recipe for Llama 3B → 1B fits which GPU")
     doctor.add_argument("--gpu", action="append", metavar="NAME|GB", help="plan for this one alone (P100, H100, … or a number of GB); may be repeated")
     doctor.add_argument("--measure", action="store_true", help="set the memory estimate beside measurements, minutes")
@@ -227,19 +231,38 @@ def _sbatch(given) -> int:
     from . import slurm
     grid = {name: [value(v) for v in values] for name, values in unique(given.grid, "--grid").items()}
     parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
-    text = slurm.script(given.notebook, given.profile, grid=grid, parameters=parameters, cluster=slurm.load_cluster(given.cluster),
+    cluster = slurm.load_cluster(given.cluster)
+    text = slurm.script(given.notebook, given.profile, grid=grid, parameters=parameters, cluster=cluster,
                         until_done=given.until_done, nproc=given.nproc, yes=given.yes, partition=given.partition, gres=given.gres,
                         time=given.time, mem=given.mem, cpus=given.cpus, at_once=given.at_once,
                         command=shlex.join(["python", "-m", "kdlib", *sys.argv[1:]]))
+    place = slurm.runs_place(cluster)
     if not given.submit:
-        slurm.make_log_folder()
         print(text, end="")
+        _prepare(place, cluster)
         return 0
-    job = slurm.submit(text)
+    job = slurm.submit(text, place)
+    _prepare(place, cluster)
     print(job)
     if why := slurm.waits_for_ever(job):
         print(f"kdlib sbatch: job {job} will not start as it is: {why}", file=sys.stderr)
     return 0
+
+
+def _prepare(place: Path, cluster: dict) -> None:
+    """Make the place for logs and runs, and note it where `status` looks; a script that is printed on another machine is one all the same."""
+    from . import slurm
+    from .paths import remember_place, runs_root
+    try:
+        slurm.make_log_folder(place)
+    except OSError as error:
+        if place == runs_root().resolve():
+            raise
+        print(f"kdlib sbatch: {error}", file=sys.stderr)
+        return
+    if place != runs_root().resolve():
+        remember_place(place)
+        print(f"kdlib sbatch: runs go to {place} ({cluster['runs'][1]}); status and store of this checkout look there too", file=sys.stderr)
 
 
 def _status(given) -> int:
@@ -310,6 +333,10 @@ def _bench(given) -> int:
 
 def _doctor(given) -> int:
     from . import doctor
+    if given.notebook:
+        from . import ready
+        parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
+        return ready.main(given.notebook, given.profile, parameters, need_gpu=given.need_gpu)
     return doctor.main(show_plan=given.plan, show_measured=given.measure, gpus=given.gpu)
 
 

@@ -40,6 +40,10 @@ class Clock(TrainerCallback):
             control.should_training_stop = self.stopped = True
             deadline.note(state.global_step, state.max_steps, state.epoch or 0.0, state.num_train_epochs)
 
+    def on_evaluate(self, args, state, control, metrics=None, **kw):
+        if took := [value for name, value in (metrics or {}).items() if name.endswith("_runtime")]:
+            deadline.spend(evaluate=took[0])
+
     def on_save(self, args, state, control, **kw):
         self.saved = time.monotonic()
 

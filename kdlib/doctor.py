@@ -3,7 +3,8 @@
     for finding in doctor.check():
         print(finding)
 
-As a command: `python -m kdlib doctor`; `--plan` says what fits which GPU, `--measure` sets estimates beside measurements.
+As a command: `python -m kdlib doctor`; `--plan` says what fits which GPU, `--measure` sets estimates beside measurements;
+`doctor NOTEBOOK` is `ready`'s: what this one notebook needs, as a job asks first.
 `doctor.estimate` and `plan` are `kdlib.memory`'s, `measure` and `comparison` `kdlib.measure`'s.
 """
 import importlib.metadata
@@ -155,7 +156,7 @@ def disk(name: str) -> list[Finding]:
     """Free where run folders go."""
     place = next(p for p in (paths.runs_root(), *paths.runs_root().absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free / 1e9
-    fix = f"the course wants {DISK_GB:g} GB under {place}, a 1B student of profile full 15 GB: delete old runs (make clean) or set KD_RUNS to another disk"
+    fix = f"the course wants {DISK_GB:g} GB under {place}, profile full up to 60 GB a run (doctor --plan): delete old runs (make clean) or set KD_RUNS to another disk"
     return [Finding(name, free >= DISK_GB, f"{free:.1f} GB free under {place}", "" if free >= DISK_GB else fix, free * 1e3 < run.NEEDED_MB)]
 
 
@@ -203,21 +204,29 @@ CHECKS = {"Python": python, "packages": versions, "GPU": gpu, "bf16": bf16, "mem
 def main(*, show_plan: bool = False, show_measured: bool = False, gpus: list | None = None) -> int:
     """Print; 1 if something stops the course, else 0."""
     table = plan([_card(g) for g in gpus] if gpus else None) if show_plan or gpus else None             # a misspelt GPU is refused first
-    findings = check()
+    stopped = tell(check())
+    if table is not None:
+        print("\nLlama-3.2 3B → 1B, 8 rows of 256 tokens, 100 of them learnt, 16-bit autocast: GB, and where that fits; recipes add up.\n"
+              "A cached teacher still stays on the GPU: notebook 07 asks it again.\n")
+        wide = table.round({"total": 1}).pivot(index=["recipe", "total"], columns="gpu", values="fits")
+        print(wide.loc[table["recipe"].unique()][list(table["gpu"].unique())].reset_index().to_string(index=False))
+        from .ready import table as needed
+        print("\nprofile full, a run of each notebook: GB, estimated from published sizes, not measured on a GPU (06 trains in float32)\n")
+        print(needed().to_string(index=False))
+    if show_measured:
+        print("\nestimate against the measured peak of two real steps, on the CPU, above what the process held before\n")
+        comparison()
+    print(f"\nbefore anything runs, mend: {', '.join(stopped)}" if stopped else "\nnothing here stops the course")
+    return 1 if stopped else 0
+
+
+def tell(findings: list[Finding]) -> list[str]:
+    """Print findings, each with its fix; the names of those that stop."""
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'STOP' if finding.stops else 'note'}  {finding.name}: {finding.found}")
         if finding.fix:
             print(f"      → {finding.fix}")
-    if table is not None:
-        print("\nLlama-3.2 3B → 1B, 8 rows of 256 tokens, 100 of them learnt, 16-bit autocast: GB, and where that fits; recipes add up\n")
-        wide = table.round({"total": 1}).pivot(index=["recipe", "total"], columns="gpu", values="fits")
-        print(wide.loc[table["recipe"].unique()][list(table["gpu"].unique())].reset_index().to_string(index=False))
-    if show_measured:
-        print("\nestimate against the measured peak of two real steps, on the CPU, above what the process held before\n")
-        comparison()
-    stopped = [finding.name for finding in findings if finding.stops and not finding.ok]
-    print(f"\nbefore anything runs, mend: {', '.join(stopped)}" if stopped else "\nnothing here stops the course")
-    return 1 if stopped else 0
+    return [finding.name for finding in findings if finding.stops and not finding.ok]
 
 
 def _card(text: str):

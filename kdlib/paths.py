@@ -18,6 +18,27 @@ def runs_root() -> Path:
     return Path(os.environ.get("KD_RUNS") or ROOT / "runs").expanduser()
 
 
+def run_places() -> list[Path]:
+    """All folders that may hold runs of ours: `$KD_RUNS` alone where it is set; otherwise `runs/`
+    and those that job scripts of this checkout write to (`remember_place`).
+    """
+    places = [runs_root()]
+    if not os.environ.get("KD_RUNS"):
+        try:
+            noted = (ROOT / "runs" / "places.txt").read_text(encoding="utf8").splitlines()
+        except OSError:
+            noted = []
+        places += [Path(line) for line in dict.fromkeys(noted) if line and Path(line) != places[0]]
+    return places
+
+
+def remember_place(place: Path) -> None:
+    """A job will write its runs there: from now on `status` and `store` look there too."""
+    if place not in run_places():
+        noted = [str(other) for other in run_places()[1:]]
+        write_text(ROOT / "runs" / "places.txt", "\n".join([*noted, str(place)]) + "\n")
+
+
 def real_folder() -> Path:
     """Where real rows lie: `$KD_REAL`, or kdlib's folder in the user's cache."""
     if os.environ.get("KD_REAL"):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .paths import DATA, ROOT, runs_root, write_json
+from .paths import DATA, ROOT, run_places, write_json
 
 REQUIRED = ("notebook", "profile", "seed", "settings", "results")
 
@@ -44,11 +44,15 @@ def read(path: Path) -> dict:
 
 
 def records(notebook: str = "*", profile: str = "", root: Path | None = None) -> list[dict]:
-    """All records under the runs folder; one that cannot be read is named in a warning and left out."""
+    """All records under the runs folder, and where jobs put theirs (`paths.run_places`), or under `root` alone.
+
+    One that cannot be read is named in a warning and left out.
+    """
     if not notebook or Path(notebook).is_absolute():
         raise ValueError(f"name a notebook, such as 04_distilbert_mnli (\"*\" for all), not {notebook!r}; other folders are read with root=")
     found = []
-    for path in sorted((root or runs_root()).glob(f"{notebook}/*/record.json")):
+    places = [root] if root else run_places()
+    for path in [path for place in places for path in sorted(place.glob(f"{notebook}/*/record.json"))]:
         try:
             record = read(path)
         except ValueError as error:
@@ -294,7 +298,7 @@ def store(notebook: str, profile: str, root: Path | None = None, name: str = "")
         except BrokenRecord as broken:
             raise ValueError(f"nothing was stored: {broken}; or delete that record") from None
     if not found:
-        raise FileNotFoundError(f"no records of {notebook} under profile {profile} in {root or runs_root()}")
+        raise FileNotFoundError(f"no records of {notebook} under profile {profile} in {root or ' or '.join(map(str, run_places()))}")
     path = DATA / "results" / notebook / f"{name or profile}.json"
     newest = max(found, key=lambda r: r.get("finished", ""))
     found = [r if r is newest else {**r, "tables": {}} for r in found]           # figures are redrawn from the newest run's

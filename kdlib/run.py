@@ -225,6 +225,7 @@ class Run:
             try:
                 kept = stages.load(place)
                 self._seconds[name] = kept["seconds"]
+                deadline.spend(**kept.get("spent", {}))      # what it took then is what the same will take after training
                 print(f"stage {name}: loaded, nothing that it depends on has changed")
                 return kept["value"]
             except (ValueError, OSError, KeyError) as error:
@@ -233,7 +234,7 @@ class Run:
         if "folder" in inspect.signature(function).parameters:
             work.mkdir(parents=True, exist_ok=True)
             inputs["folder"] = str(work)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), deadline.spent()
         self._note_between()
         if (count := launch.processes()) > 1 and "folder" in inputs:            # a training: the other stages have nothing to share
             value = launch.in_processes(function, inputs, self.seed, count)
@@ -243,7 +244,8 @@ class Run:
         if unfinished := deadline.take():
             self.partial[name] = unfinished
             place = place.with_name(place.name + ".partial")
-        stages.replace(place, {"value": value, "seconds": self._seconds[name]})
+        spent = {what: seconds for what, seconds in deadline.spent().items() if before.get(what) != seconds}
+        stages.replace(place, {"value": value, "seconds": self._seconds[name], "spent": spent})
         if unfinished:
             print(f"stage {name}: stopped early, {deadline.told({name: unfinished})}")
             return stages.load(place)["value"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import deadline, lock
-from .paths import did_you_mean, runs_root
+from .paths import did_you_mean, run_places
 from .run import PARTIAL
 
 FETCH_FIRST = "fetch on a login node first (python -m kdlib get PROFILE NN)"
@@ -84,15 +84,17 @@ def read(folder: Path, ends: dict[str, float]) -> State:
 
 
 def states(notebook: str = "") -> list[State]:
-    """Of all run folders under `$KD_RUNS`, or of one notebook's ("04", "04_distilbert_mnli"). ValueError if there are none."""
-    root = runs_root()
+    """Of all run folders in `paths.run_places`, or of one notebook's ("04", "04_distilbert_mnli"). ValueError if there are none."""
     notebook = Path(notebook).stem
-    places = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name != "logs" and p.name.startswith(notebook)] if root.is_dir() else []
+    there = [p for root in run_places() if root.is_dir() for p in sorted(root.iterdir()) if p.is_dir() and p.name != "logs"]
+    places = [p for p in there if p.name.startswith(notebook)]
     marks = {"run.json", "outcome.json", lock.NAME}             # a folder without any of them is no run
     folders = [folder for place in places for folder in sorted(place.iterdir()) if folder.is_dir() and not marks.isdisjoint(os.listdir(folder))]
     if not folders:
-        known = [p.name for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
-        raise ValueError(f"no runs of {notebook or 'any notebook'} under {root}{did_you_mean(notebook, known)}")
+        gone = "".join(f"; {root} is not there (emptied by the cluster?)" for root in run_places()[1:] if not root.is_dir())
+        logs = "".join(f"; what jobs said lies in {root / 'logs'}" for root in run_places() if (root / "logs").is_dir())
+        raise ValueError(f"no runs of {notebook or 'any notebook'} under {' or '.join(map(str, run_places()))}"
+                         f"{did_you_mean(notebook, [p.name for p in there])}{gone}{logs}")
     ends = job_ends() if any((folder / lock.NAME).exists() for folder in folders) else {}
     return [read(folder, ends) for folder in folders]
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import torch
 
+from . import deadline
 from .causal import logits_at
 from .chat import (BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer,  # noqa: F401
                    token_id, with_end_token)
@@ -272,6 +273,7 @@ class Translations(NamedTuple):
 
 
 @torch.inference_mode()
+@deadline.timed("translate")
 def translate(model, tokenizer, sentences: list[str], *, batch_size: int = 32, max_new_tokens: int = 0, shots: list[tuple[str, str]] = (),
               beams: int = 1) -> Translations:
     """Translate English sentences: greedy (or with `beams`), batches of like length, padded in front of the sentence, keys and values cached.

@@ -460,3 +460,62 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     assert len({first for _, first, _ in killed}) > 5, "it went on from checkpoints, not from the beginning"
     read = lambda name: json.loads((tmp_path / name / "record.json").read_text())["results"]
     assert read("killed") == read("whole")
+
+
+# -- a margin that the run has measured --------------------------------------------------------------------------------
+
+@pytest.fixture
+def in_a_job(monkeypatch, tmp_path):
+    """A Slurm job of two hours that has just begun."""
+    now = time.time()
+    monkeypatch.setenv("PATH", squeue(tmp_path, f"echo {now:.0f} {now + 7200:.0f}"))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("KD_JOB_BEGAN", f"{now:.0f}")
+    monkeypatch.setenv("KD_MARGIN", "600")
+    deadline.fix()
+    return now + 7200
+
+
+def test_training_stops_earlier_where_translating_took_long(in_a_job):
+    assert deadline.at() == pytest.approx(in_a_job - 600, abs=2), "nothing is measured yet"
+    deadline.spend(translate=40.0)
+    assert deadline.at() == pytest.approx(in_a_job - 600, abs=2), "a short one changes nothing"
+    deadline.spend(translate=900.0, evaluate=100.0)
+    assert deadline.at() == pytest.approx(in_a_job - 1.5 * 1000 - 60, abs=2)
+    deadline.spend(translate=6000.0)
+    assert deadline.at() == pytest.approx(in_a_job - 3600, abs=3), "half of the time is for training"
+
+
+def test_other_processes_of_the_run_know_what_was_measured(in_a_job):
+    deadline.spend(translate=900.0)
+    code = "from kdlib import deadline; print(deadline.at())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(told.stdout) == pytest.approx(in_a_job - 1.5 * 900 - 60, abs=2)
+
+
+def test_minutes_of_ones_own_are_no_end_that_needs_a_margin(monkeypatch):
+    monkeypatch.setenv("KD_MAX_MINUTES", "2")
+    deadline.fix()
+    first = deadline.at()
+    deadline.spend(translate=900.0)
+    assert deadline.at() == first
+
+
+def test_what_a_stage_measured_is_known_when_it_is_loaded(capsys):
+    def slow():
+        deadline.spend(translate=321.0)
+        return 1
+
+    kd.start("04_distilbert_mnli", profile="smoke").stage("base_translates", slow)
+    os.environ.pop("KD_SPENT")
+    kd.start("04_distilbert_mnli", profile="smoke").stage("base_translates", slow)
+    assert "loaded" in capsys.readouterr().out and deadline.spent() == {"translate": 321.0}
+
+
+def test_translations_and_evaluations_are_timed(tmp_path, tokenizer, encoded, teacher):
+    from kdlib import translation
+    tiny.trainer(tmp_path, tiny.bert(2, seed=8), encoded, tokenizer, teacher).evaluate()
+    assert deadline.spent()["evaluate"] > 0
+    calls = deadline.timed("translate")(lambda seconds: time.sleep(seconds) or "said")
+    assert calls(0.2) == "said" and deadline.spent()["translate"] == pytest.approx(0.2, abs=0.15)
+    assert translation.translate.__wrapped__.__name__ == "translate", "it is one of these"
