@@ -185,10 +185,10 @@ class Run:
     """See `start`. `settings` holds the checked values, `folder` the run's files, `device` "cuda", "mps" or "cpu"."""
 
     def __init__(self, notebook: str, profile: str, seed: int, settings: dict, run_dir: str = ""):
-        import torch
         from . import figures
+        from .engine.device import machine_device
         self.notebook, self.profile, self.seed, self.settings = notebook, profile, seed, SimpleNamespace(**settings)
-        self.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        self.device = machine_device()
         self.folder = run_folder(notebook, profile, seed, settings, run_dir)
         self._open({"notebook": notebook, "profile": profile, "seed": seed, "settings": settings})
         self._results, self._tables, self._seconds, self._began = {}, {}, {}, time.perf_counter()
