@@ -22,11 +22,13 @@ def at_work(model, device: str | torch.device | None = None):
     """Within this block the model is on `device` (None: the machine's); afterwards it is back where it was.
 
     It goes back because a GPU has no room for every model of a notebook at once. A model that is on
-    a GPU already stays there: somebody has put it there, or shared it out among processes.
+    a GPU already stays there: somebody has put it there. So does one whose weights are not plain
+    tensors: torchao's are packed for the device on which they were quantised, FSDP's are shared out.
     """
     home = model.device
     place = torch.device(device or machine_device())
-    if home.type != "cpu" or place.type == "cpu":
+    packed = any(type(weight.data) is not torch.Tensor for weight in model.parameters())
+    if packed or home.type != "cpu" or place.type == "cpu":
         yield model
         return
     _move(model, place)
