@@ -181,6 +181,16 @@ def look_up(source: str | Path, keys: list[str]) -> np.ndarray:
     return np.stack([known[key] for key in keys])
 
 
+def check_on_some_rows(teacher, rows, tokenizer, task: glue.Task, *, max_length: int, count: int = 200) -> models.LabelOrder:
+    """Ask the teacher about the first few of `rows` (labelled, not encoded): do its outputs mean the task's classes?
+
+    Hundreds of thousands of rows can wait until it has shown that. ValueError as `models.check_label_order`.
+    """
+    some = glue.encode(rows.select(range(min(count, len(rows)))), tokenizer, task, max_length=max_length)
+    logits = teacher_logits(teacher, some, glue.collator(tokenizer))
+    return models.check_label_order(logits, some["labels"], task.labels)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kdlib.teachers", description=__doc__)
     parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", *TRANSLATORS, "mnli", "qqp"])
