@@ -1,6 +1,6 @@
 """Teachers and students: load, build from scratch, cut a student out of a teacher, compare the pair, weigh them.
 
-    teacher = models.load("data/teachers/mini_nli", labels=glue.MNLI.labels)
+    teacher = models.load_teacher("data/teachers/mini_nli", glue.MNLI.labels)
     student = models.student_from_teacher(teacher, layers=[0, 2])          # every other layer, as DistilBERT
 """
 import copy
@@ -29,9 +29,17 @@ def load(source: str | Path, labels: tuple[str, ...] | None = None, *, revision:
     """A sequence classifier from a hub id or a folder, in float32.
 
     labels: its classes in order. A checkpoint that names its own classes keeps its names (compare with `check_labels`);
-    one without a classification head, or with the anonymous LABEL_0…, gets these.
+    one without a classification head, or with the anonymous LABEL_0…, gets these. A head that the checkpoint lacks starts
+    at random: right for a student, not for a teacher (see `load_teacher`).
     Raises ValueError when the number of classes differs, OSError with advice when it cannot be had.
     """
+    return _load(source, labels, revision)[0]
+
+
+def _load(
+    source: str | Path, labels: tuple[str, ...] | None, revision: str | None
+) -> tuple[PreTrainedModel, list[str]]:
+    """See `load`; and the names of the weights that the checkpoint lacks: they were drawn at random."""
     place = _place(source, "classifier", revision)
     config = _read(AutoConfig.from_pretrained, place)
     has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
@@ -40,8 +48,96 @@ def load(source: str | Path, labels: tuple[str, ...] | None = None, *, revision:
     if labels is not None and (not has_head or _anonymous(config)):
         config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
     # dtype is spelt out: from transformers 5 on, "auto" would load some checkpoints in bf16 and train them so
-    model = _read(AutoModelForSequenceClassification.from_pretrained, place, config=config, dtype=torch.float32)
-    return model.eval()
+    model, loading = _read(AutoModelForSequenceClassification.from_pretrained, place, config=config, dtype=torch.float32,
+                           output_loading_info=True)
+    return model.eval(), sorted(loading["missing_keys"])
+
+
+def load_teacher(
+    source: str | Path, labels: tuple[str, ...], *, revision: str | None = None
+) -> PreTrainedModel:
+    """A classifier whose answers are to be learnt from: fine-tuned, its outputs in the order of `labels`.
+
+    A checkpoint that names these classes in another order gets its outputs sorted. One without names (LABEL_0…) is taken
+    to have the task's order, which only labelled rows can tell: see `check_label_order`.
+    Raises ValueError before any row is read: for a head that is not trained, for other class names, and as `load`.
+    """
+    model, missing = _load(source, labels, revision)
+    if missing:
+        raise ValueError(
+            f"{source} cannot be the teacher: its weights lack {', '.join(missing[:4])}"
+            f"{' …' if len(missing) > 4 else ''}, so its answers would be random. A teacher has been fine-tuned for the "
+            f"task ({', '.join(labels)}): name such a model with teacher=…. A pretrained one like this can be the student."
+        )
+    names, wanted = _class_names(model), [name.lower() for name in labels]
+    if names != wanted and sorted(names) == sorted(wanted):
+        reorder_classes(model, [wanted.index(name) for name in names], labels)
+    check_labels(model, labels)
+    return model
+
+
+def _class_names(model: PreTrainedModel) -> list[str]:
+    """The names of the model's classes in the order of its outputs, in small letters."""
+    return [str(model.config.id2label[i]).lower() for i in range(model.config.num_labels)]
+
+
+@torch.no_grad()
+def reorder_classes(
+    model: PreTrainedModel, meaning: list[int] | tuple[int, ...], labels: tuple[str, ...]
+) -> PreTrainedModel:
+    """Sort the model's outputs, in place. Afterwards output j means the class `labels[j]`.
+
+    meaning[i]: the task's class that output i means now (`LabelOrder.permutation`, and what `check_label_order` advises).
+    The rows of the classifier are swapped and the classes named. ValueError when `meaning` is no permutation.
+    """
+    if sorted(meaning) != list(range(len(labels))) or len(labels) != model.config.num_labels:
+        raise ValueError(f"{list(meaning)} is no order of the {model.config.num_labels} outputs for the classes {list(labels)}")
+    linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    classifier = linear[-1]                             # BERT's classifier, RoBERTa's out_proj: a head is defined last
+    if classifier.out_features != len(labels):
+        raise ValueError(f"{type(model).__name__} does not end in a linear layer with {len(labels)} outputs")
+    now = [meaning.index(j) for j in range(len(labels))]  # the output that means class j now
+    for weight in (classifier.weight, classifier.bias):
+        if weight is not None:
+            weight.copy_(weight[now].clone())
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {name: i for i, name in enumerate(labels)}
+    return model
+
+
+class Pair(NamedTuple):
+    """What a distillation begins with, three things with three names.
+
+    teacher: the model whose answers are learnt from; None when its answers are stored. student_source: the model whose
+    layers the student starts from; often another one, and never asked for an answer. tokenizer: with it, both read the rows.
+    """
+
+    teacher: PreTrainedModel | None
+    student_source: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_pair(teacher: str | Path, student: str | Path, labels: tuple[str, ...]) -> Pair:
+    """Load both sides of a distillation and check that they fit together, before any row is read.
+
+    teacher: hub id or folder of a fine-tuned model, or *.safetensors: its stored answers, which need no model.
+    student: hub id or folder of the model that the student starts from; "" or "teacher": the teacher itself.
+    The rows are read with the teacher's tokenizer, for BERT needs the segments (token_type_ids) that DistilBERT's does not
+    make; with stored answers it is the student's. ValueError as `load_teacher` and `check_pair`.
+    """
+    own = str(student) not in ("", "teacher")
+    if str(teacher).endswith(".safetensors"):
+        if not own:
+            raise ValueError(f"{teacher} holds answers and no layers: name with student=… the model that the student starts from")
+        student_source = load(student, labels=labels)
+        check_labels(student_source, labels)
+        return Pair(None, student_source, load_tokenizer(student))
+    model, tokenizer = load_teacher(teacher, labels), load_tokenizer(teacher)
+    if not own:
+        return Pair(model, model, tokenizer)
+    student_source = load(student, labels=labels)
+    check_pair(model, student_source, tokenizer, load_tokenizer(student))
+    return Pair(model, student_source, tokenizer)
 
 
 def load_causal(source: str | Path, *, revision: str | None = None, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
@@ -171,7 +267,7 @@ def student_from_teacher(teacher: PreTrainedModel, layers: list[int], family: st
     """
     depth = teacher.config.num_hidden_layers
     if not layers or any(isinstance(i, bool) or not 0 <= i < depth for i in layers) or list(layers) != sorted(set(layers)):
-        raise ValueError(f"layers must be rising numbers in 0…{depth - 1} (the teacher has {depth} layers), not {layers}")
+        raise ValueError(f"layers must be rising numbers in 0…{depth - 1} (this {teacher.config.model_type} has {depth} layers), not {layers}")
     if family is not None and family != teacher.config.model_type:
         if (teacher.config.model_type, family) != ("bert", "distilbert"):
             raise ValueError(f"cannot turn {teacher.config.model_type!r} into {family!r}: only bert into distilbert")
@@ -183,6 +279,20 @@ def student_from_teacher(teacher: PreTrainedModel, layers: list[int], family: st
     student = type(teacher)(config).to(next(teacher.parameters()).dtype)
     student.load_state_dict(_pick_layers(teacher.state_dict(), layers))            # copies, strict: nothing missing
     return student
+
+
+def which_layers(text: str, source: PreTrainedModel) -> list[int]:
+    """"0,2,4" as numbers, or "all" layers of `source`. ValueError for other texts and for layers that it does not have."""
+    depth = source.config.num_hidden_layers
+    if text == "all":
+        return list(range(depth))
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ValueError(f"student_layers must be all, or numbers with commas between them, as 0,2,4, not {text!r}")
+    layers = [int(number) for number in text.split(",")]
+    if layers != sorted(set(layers)) or layers[-1] >= depth:
+        raise ValueError(f"student_layers must be rising numbers in 0…{depth - 1}, or all: the model that the student starts from "
+                         f"has {depth} layers, not {text!r}")
+    return layers
 
 
 def _pick_layers(weights: dict, layers: list[int]) -> dict:
@@ -235,10 +345,11 @@ def check_pair(teacher: PreTrainedModel, student: PreTrainedModel, teacher_token
     """ValueError unless both read the same tokens and name the same classes in the same order.
 
     Sizes alone prove little: two vocabularies of 30,522 words can differ in every word, and three classes in their order.
+    The two may be of different families, as BERT and DistilBERT, if their tokenizers read every text alike.
     """
-    of = lambda model: [str(model.config.id2label[i]).lower() for i in range(model.config.num_labels)]
-    if of(teacher) != of(student) and not (_anonymous(teacher.config) or _anonymous(student.config)):
-        raise ValueError(f"teacher and student name their classes differently: {of(teacher)} and {of(student)}. "
+    theirs, ours = _class_names(teacher), _class_names(student)
+    if theirs != ours and not (_anonymous(teacher.config) or _anonymous(student.config)):
+        raise ValueError(f"teacher and student name their classes differently: {theirs} and {ours}. "
                          "Distilling would teach the wrong class with confidence; reorder one of them first.")
     if teacher.config.num_labels != student.config.num_labels:
         raise ValueError(f"the teacher has {teacher.config.num_labels} classes, the student {student.config.num_labels}")
@@ -247,6 +358,7 @@ def check_pair(teacher: PreTrainedModel, student: PreTrainedModel, teacher_token
                          f"{student.config.vocab_size:,} tokens): the same token ids would mean different words")
     if teacher_tokenizer is not None and student_tokenizer is not None:
         check_vocabularies(teacher_tokenizer, student_tokenizer)
+        check_readings(teacher_tokenizer, student_tokenizer)
 
 
 def check_vocabularies(teacher_tokenizer: PreTrainedTokenizerBase, student_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -259,12 +371,28 @@ def check_vocabularies(teacher_tokenizer: PreTrainedTokenizerBase, student_token
                          "teacher's family; across families, distil from the teacher's translations instead.")
 
 
+PROBE = "Déjà vu: WE can't — said 3 Zoës, naïvely?!  It's 5°C."     # accents, capitals, signs, a double space
+
+
+def check_readings(teacher_tokenizer: PreTrainedTokenizerBase, student_tokenizer: PreTrainedTokenizerBase) -> None:
+    """ValueError unless both cut a probe into the same tokens. Equal vocabularies can still be read differently (capitals)."""
+    theirs, ours = (tokenizer(PROBE, "A second text.")["input_ids"] for tokenizer in (teacher_tokenizer, student_tokenizer))
+    if theirs != ours:
+        place = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
+        shown = [" ".join(tokenizer.convert_ids_to_tokens(ids[place:place + 4])) for tokenizer, ids in (
+            (teacher_tokenizer, theirs), (student_tokenizer, ours))]
+        raise ValueError("the tokenizers have the same vocabulary and read the same text differently: the teacher's goes on with "
+                         f"{shown[0]!r}, the student's with {shown[1]!r}. Take two that treat capitals, accents and the frame of a pair alike.")
+
+
 def check_labels(model: PreTrainedModel, names: tuple[str, ...]) -> None:
     """ValueError unless the model names its classes as the task does, in the task's order."""
-    found = [str(model.config.id2label[i]).lower() for i in range(model.config.num_labels)]
+    found = _class_names(model)
     if found != [name.lower() for name in names]:
+        same = sorted(found) == sorted(name.lower() for name in names)
         raise ValueError(f"the model's classes are {found}, the task's {list(names)}, in this order: its answers would be "
-                         "read as other classes. Permute its classifier's rows, or take another checkpoint.")
+                         "read as other classes. " + ("Sort its outputs with models.reorder_classes, or load it with models.load_teacher, "
+                                                      "which does so." if same else "Name a checkpoint that was fine-tuned for this task."))
 
 
 class LabelOrder(NamedTuple):
@@ -278,19 +406,27 @@ def check_label_order(logits, labels, names: tuple[str, ...], *, margin: float =
     """Which meaning of the model's outputs agrees best with known labels? Tries every permutation of the classes.
 
     logits: (rows, classes), labels: (rows,), a few hundred validation rows. Returns the identity's accuracies when the
-    identity is best by `margin`; raises ValueError otherwise and says which order is. A widely used MNLI checkpoint has
-    its classes permuted: it scores 7 % read naively and 84 % read rightly.
+    identity is best by `margin`; raises ValueError otherwise and says which order is, or that the model knows too little:
+    no order is best by `margin`, or none beats one answer for everything by it. A widely used MNLI checkpoint has its classes permuted:
+    it scores 7 % read naively and 84 % read rightly.
     """
     predicted, labels = torch.as_tensor(logits).argmax(-1), torch.as_tensor(labels)
-    score = lambda order: (torch.tensor(order)[predicted] == labels).float().mean().item()
-    ranked = sorted(((score(order), order) for order in itertools.permutations(range(len(names)))), reverse=True)
-    accuracies, identity = {order: value for value, order in ranked}, tuple(range(len(names)))
-    best = ranked[0][1] if ranked[0][1] != identity else ranked[1][1]
-    if accuracies[identity] < accuracies[best] + margin:
+    identity = tuple(range(len(names)))
+    found = {order: (torch.tensor(order)[predicted] == labels).float().mean().item()
+             for order in itertools.permutations(identity)}
+    ranked = sorted(found, key=lambda order: (found[order], order), reverse=True)
+    accuracies, best, second = {order: found[order] for order in ranked}, *ranked[:2]
+    commonest = torch.bincount(labels, minlength=len(names)).max().item() / len(labels)
+    as_it_stands = f"as it stands it is right on {accuracies[identity]:.1%} of {len(labels)} rows"
+    if accuracies[best] < max(accuracies[second], commonest) + margin:
+        raise ValueError(f"the teacher knows too little to learn from: {as_it_stands}, in the best order of its classes on "
+                         f"{accuracies[best]:.1%}, and always answering the commonest class would be right on {commonest:.1%}. "
+                         "Is it fine-tuned for this task? Name one that is, or train it first.")
+    if best != identity:
         meaning = ", ".join(f"output {i} = {names[j]}" for i, j in enumerate(best))
-        raise ValueError(f"the teacher's classes are not in the order {names}, or it knows too little to tell: as they "
-                         f"stand {accuracies[identity]:.1%} of {len(labels)} rows are right, with {meaning} "
-                         f"{accuracies[best]:.1%}. Permute its outputs, or train the teacher first.")
+        raise ValueError(f"the teacher's classes are not in the order {names}: {as_it_stands}, with {meaning} on "
+                         f"{accuracies[best]:.1%}. Sort its outputs with models.reorder_classes(teacher, {best}, labels), save it "
+                         "to a folder and name that folder as the teacher.")
     return LabelOrder(identity, accuracies)
 
 

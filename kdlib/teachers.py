@@ -183,6 +183,16 @@ def look_up(source: str | Path, keys: list[str]) -> np.ndarray:
     return np.stack([known[key] for key in keys])
 
 
+def check_on_some_rows(teacher, rows, tokenizer, task: glue.Task, *, max_length: int, count: int = 200) -> models.LabelOrder:
+    """Ask the teacher about the first few of `rows` (labelled, not encoded): do its outputs mean the task's classes?
+
+    Hundreds of thousands of rows can wait until it has shown that. ValueError as `models.check_label_order`.
+    """
+    some = glue.encode(rows.select(range(min(count, len(rows)))), tokenizer, task, max_length=max_length)
+    logits = teacher_logits(teacher, some, glue.collator(tokenizer))
+    return models.check_label_order(logits, some["labels"], task.labels)
+
+
 def place_of(teacher: str, *, shipped: bool = False) -> Path:
     """Where a teacher that is made here goes: below runs/, or (`shipped`) where the one that ships lies.
 

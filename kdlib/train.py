@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
-from . import deadline, glue, lock, models, teacher_cache
+from . import deadline, glue, lock, models, teacher_cache, teachers
 from .batch import FAILED, INTERRUPTED, OK, STOPPED, tell
 from .paths import did_you_mean
 from .run import Run, run_folder, writable
-from .trainer import DistillationArguments, DistillationTrainer, loss_curves, teacher_logits
+from .trainer import DistillationArguments, DistillationTrainer, loss_curves
 
 NAME = "train_glue"                         # where a notebook's run has the notebook's name
 MACHINES = {"output_dir", "logging_dir", "run_name", "local_rank", "use_cpu", "no_cuda", "disable_tqdm", "dataloader_num_workers",
@@ -108,28 +108,41 @@ def check(given: DataAndModels, args: DistillationArguments) -> None:
         raise ValueError(f"--task must be one of {', '.join(glue.TASKS)}, not {given.task!r}")
     if bool(given.layers) == bool(given.student):
         raise ValueError("give --layers (a student out of the teacher) or --student (a checkpoint), one of the two")
+    if given.teacher.endswith(".safetensors"):
+        raise ValueError(f"--teacher must be a hub id or a folder: {given.teacher} holds stored answers, which notebooks 04 and 05 read")
     if given.max_length < 1 or (args.num_train_epochs <= 0 and args.max_steps < 1):
         raise ValueError(f"--max_length and --num_train_epochs must be above 0, not {given.max_length} and {args.num_train_epochs:g}")
     if not re.fullmatch(r"(\d+(,\d+)*)?", given.layers):
         raise ValueError(f"--layers must be numbers with commas between them, as 0,2,4, not {given.layers!r}")
 
 
+def load_models(given: DataAndModels, args: DistillationArguments, task: glue.Task) -> tuple:
+    """(teacher, student, tokenizer). With alpha = 0 nobody asks the teacher: it lends its layers and may have a random head."""
+    if args.alpha > 0:
+        teacher, student, tokenizer = models.load_pair(given.teacher, given.student, task.labels)
+    else:
+        teacher = student = models.load(given.teacher, labels=task.labels)
+        models.check_labels(teacher, task.labels)
+        tokenizer = models.load_tokenizer(given.teacher)
+        if given.student:
+            student = models.load(given.student, labels=task.labels)
+            models.check_pair(teacher, student, tokenizer, models.load_tokenizer(given.student))
+    if given.layers:
+        student = models.student_from_teacher(teacher, models.which_layers(given.layers, teacher), given.family or None)
+    return teacher, student, tokenizer
+
+
 def train(given: DataAndModels, args: DistillationArguments) -> dict:
     """Results for the record; the student lies in the output folder."""
     task = glue.TASKS[given.task]
     torch.manual_seed(args.seed)
-    tokenizer, teacher = models.load_tokenizer(given.teacher), models.load(given.teacher, labels=task.labels)
-    models.check_labels(teacher, task.labels)
-    if given.layers:
-        student = models.student_from_teacher(teacher, [int(i) for i in given.layers.split(",")], given.family or None)
-    else:
-        student = models.load(given.student, labels=task.labels)
-        models.check_pair(teacher, student, tokenizer, models.load_tokenizer(given.student))
-    rows = {split: glue.encode(glue.load(task, given.data, split, rows=count), tokenizer, task, max_length=given.max_length)
-            for split, count in (("train", given.train_rows), (task.validation, given.validation_rows))}
-    if args.alpha > 0:                                  # names can be right and the order still wrong: ask the rows
-        some, collator = rows[task.validation].select(range(min(500, len(rows[task.validation])))), glue.collator(tokenizer)
-        models.check_label_order(teacher_logits(teacher, some, collator), some["labels"], task.labels)
+    teacher, student, tokenizer = load_models(given, args, task)
+    rows = {}
+    for split, count in (("train", given.train_rows), (task.validation, given.validation_rows)):
+        part = glue.load(task, given.data, split, rows=count)
+        if split == task.validation and args.alpha > 0:             # names can be right and the order still wrong: ask the rows
+            teachers.check_on_some_rows(teacher, part, tokenizer, task, max_length=given.max_length)
+        rows[split] = glue.encode(part, tokenizer, task, max_length=given.max_length)
     caches = [teacher_cache.build(teacher, part, tokenizer) for part in rows.values()] if given.cache and args.alpha > 0 else None
     trainer = DistillationTrainer(
         student, args, teacher=None if caches else teacher, teacher_cache=caches, train_dataset=rows["train"], eval_dataset=rows[task.validation],
@@ -138,6 +151,6 @@ def train(given: DataAndModels, args: DistillationArguments) -> dict:
     metrics = trainer.evaluate()
     trainer.save_model()
     if trainer.is_world_process_zero():
-        tokenizer.save_pretrained(args.output_dir)
+        (models.load_tokenizer(given.student) if given.student else tokenizer).save_pretrained(args.output_dir)
         print(json.dumps({k: round(v, 4) for k, v in metrics.items() if isinstance(v, float)}))
     return {"history": loss_curves(trainer.state.log_history), **{k: metrics[f"eval_{k}"] for k in ("ce", "kd", "accuracy", "macro_f1") if f"eval_{k}" in metrics}}
