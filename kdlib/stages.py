@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-SOURCES = ("losses", "methods", "engine/wide_loss", "engine/wide_checks", "trainer", "models", "glue", "metrics", "teachers", "translation", "corpora", "parliament", "votes",
+SOURCES = ("losses", "methods", "engine/wide_loss", "engine/wide_checks", "engine/head", "engine/cached_tokens", "engine/fitting", "engine/sampler", "trainer", "models", "glue", "metrics", "teachers", "translation", "corpora", "parliament", "votes",
            "answers", "teacher_cache", "causal", "chat", "scores", "quantise", "hidden", "onpolicy")
 KEPT = "numbers, text, lists, dicts, NumPy arrays, tensors, DataFrames, datasets and transformers models"
 
