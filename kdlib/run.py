@@ -218,7 +218,7 @@ class Run:
         there). fresh=True computes again. A training that the deadline stopped is not kept: the next run goes on with it. Kept are: numbers, text, lists, dicts, arrays, tensors, DataFrames, datasets,
         transformers models.
         """
-        from . import stages
+        from .course import stages
         key = stages.fingerprint(function, inputs)
         place, work = self.folder / "stages" / f"{name}-{key}", self.folder / "stages" / f"{name}-{key}.work"
         if fresh:

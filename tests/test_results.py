@@ -305,7 +305,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_results_and_figures_are_read_without_torch():
-    assert not loaded_by("import kdlib.results, kdlib.figures, kdlib.run, kdlib.stages, kdlib.get, kdlib.batch") & set(HEAVY)
+    assert not loaded_by("import kdlib.results, kdlib.figures, kdlib.run, kdlib.course.stages, kdlib.get, kdlib.batch") & set(HEAVY)
 
 
 def test_importing_kdlib_loads_nothing_heavy():

@@ -4,8 +4,6 @@ The answers are too many for a column of the dataset. The column `teacher_place`
 row, its place in the caches, counted through all of them.
 """
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..losses import TopK
