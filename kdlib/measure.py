@@ -37,7 +37,7 @@ def _measured(asked: dict) -> float:
     import psutil
     from transformers import AutoConfig
 
-    from .results import peak_memory_gb
+    from .engine.provenance import peak_memory_gb
     configs = [asked.pop(who) for who in ("student", "teacher")]
     configs = [config and AutoConfig.for_model(**config) for config in configs]
     miniature = [config and AutoConfig.for_model(**{**config.to_dict(), **SMALL[config.model_type]}) for config in configs]

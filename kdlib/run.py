@@ -272,7 +272,7 @@ class Run:
 
     def draft(self) -> dict:
         """The record as far as it is known now."""
-        from . import results
+        from .course import results
         return {
             "notebook": self.notebook, "profile": self.profile, "seed": self.seed, "settings": vars(self.settings),
             "results": self._results, "tables": self._tables, "stage_seconds": self._seconds,

@@ -34,7 +34,7 @@ from safetensors.torch import save
 
 from . import answers
 from .losses import TopK
-from .results import versions
+from .engine.provenance import versions
 from .paths import runs_root, write_json
 
 FORMAT = 2                              # of what is kept: another number, another cache
