@@ -34,7 +34,7 @@ _MODULES = {
     "parliament": "parliament",
     "paths": "paths",
     "quantise": "quantise",
-    "results": "results",
+    "results": "course.results",
     "run": "run",
     "scores": "scores",
     "slurm": "slurm",

@@ -297,7 +297,8 @@ def _figures(given) -> int:
 
 
 def _store(given) -> int:
-    from . import batch, results
+    from . import batch
+    from .course import results
     print(results.store(batch.notebook_path(given.notebook).stem, given.profile, name=given.name))
     return 0
 

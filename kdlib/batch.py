@@ -208,7 +208,7 @@ def shortened(text: str, most: int = 900) -> str:
 
 def course(profile: str = "", notebooks: tuple[str, ...] = COURSE, inplace: bool = False) -> int:
     """Run the notebooks in order, go on after a failure, say where everything is. Returns the exit code."""
-    from . import results
+    from .course import results
     if inplace:
         return max(refresh(notebook_path(name), profile or "laptop") for name in notebooks)
     outcomes = []
@@ -325,7 +325,7 @@ def _point(path: Path, profile: str, parameters: dict, folder: Path, **how) -> t
 
 
 def _finished(folder: Path) -> bool:
-    from . import results
+    from .course import results
     with suppress(ValueError, OSError):
         return bool(results.read(folder / "record.json"))
     return False

@@ -641,7 +641,7 @@ def _shown_better(function):
 @question("10.1")
 def _three_words(function):
     """"supported", "not supported" or "not tested here", from one difference a seed and what the claim says must be exceeded."""
-    from .results import interval
+    from .course.results import interval
     cases = {"three seeds that agree": ([1.0, 1.2, 0.9], 0.0), "three seeds that do not": ([2.0, -0.5, 1.5], 0.0), "one seed": ([3.0], 0.0),
              "a loss": ([-1.0, -1.1, -0.9], 0.0), "a gain smaller than the claim's": ([1.0, 1.2, 0.9], 5.0), "two seeds": ([1.0, 1.4], 0.0)}
     def rule(values, above, low=lambda found: found.low, least=2):

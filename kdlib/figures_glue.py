@@ -184,7 +184,7 @@ def _real_grid(stored):
     minus ours. On MNLI two of the three students on labels alone stayed at chance: there the gain is large because they learnt nothing.""", data=_real_grid)
 def temperature_and_alpha_real(table):
     """columns: corpus, temperature, alpha (weight of the soft loss), seed, gain (points over CE of the same seed), at_chance (CE of that seed is no better than one answer for all rows)"""
-    from .results import interval
+    from .course.results import interval
     panels = list(table.groupby("corpus", sort=False))
     fig, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels) + 0.6, 3.4), squeeze=False)
     for ax, (corpus, part) in zip(axes[0], panels):

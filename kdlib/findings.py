@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from . import results
+from .course import results
 from .gallery import Missing, Stored
 
 SUPPORTED, NOT, UNTESTED = "supported", "not supported", "not tested here"

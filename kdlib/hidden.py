@@ -71,7 +71,7 @@ class HiddenTrainer(DistillationTrainer):
         self.pairs, self.kind, self.weight, self.other_rows = pairs, kind, weight, other_rows
         super().__init__(model, args, **kw)
         guide.requires_grad_(False).eval()
-        self._parts["hidden"], self._guide = {}, {"model": guide.to(self.args.device)}
+        self._guide = {"model": guide.to(self.args.device)}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if return_outputs or not model.training:
@@ -83,8 +83,7 @@ class HiddenTrainer(DistillationTrainer):
         finally:
             hook.remove()
         hidden = self._hidden(kept[0], inputs, num_items_in_batch)
-        step = self._parts["hidden"].setdefault(self.state.global_step, torch.zeros_like(hidden.detach()))
-        step += hidden.detach()
+        self.add_to_log("hidden", hidden)
         return total + self.weight * hidden
 
     def _hidden(self, states: tuple, inputs: dict, num_items) -> Tensor:

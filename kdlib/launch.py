@@ -31,7 +31,7 @@ def in_processes(function, inputs: dict, seed: int, count: int):
     """
     import torch
 
-    from . import stages
+    from .course import stages
     if torch.cuda.is_available() and torch.cuda.device_count() < count:
         raise ValueError(f"--nproc {count}: this machine shows {torch.cuda.device_count()} GPU(s), and each process needs one; ask Slurm for "
                          f"--gres gpu:{count}")
@@ -103,7 +103,7 @@ def worker(place: Path) -> int:
     import cloudpickle
     import torch
 
-    from . import stages
+    from .course import stages
     from .run import set_seed
     rank = int(os.environ["RANK"])
     if torch.cuda.is_available():

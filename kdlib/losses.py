@@ -18,8 +18,9 @@ DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 
 
 class DistillationLoss(NamedTuple):
-    """Three scalars: `total = alpha * kd + (1 - alpha) * ce`; `kd` contains T², neither part
-    contains its weight.
+    """Three scalars: `total = alpha * kd + (1 - alpha) * ce`.
+
+    `kd` contains T²; neither part contains its weight.
     """
 
     total: Tensor
@@ -28,8 +29,9 @@ class DistillationLoss(NamedTuple):
 
 
 class TopK(NamedTuple):
-    """What is kept of a teacher with a wide vocabulary: its k likeliest tokens, and the *rest* as
-    one number.
+    """What is kept of a teacher with a wide vocabulary.
+
+    Its k likeliest tokens, and the total probability of all others, the *rest*, as one number.
 
     ids, logprobs: (items, k), the log-probabilities at T = 1. rest: (items,), log Σ exp(logprob /
     T) over all other tokens of the vocabulary, at the temperature in use. From T = 1 alone it could
@@ -106,8 +108,7 @@ def topk_distillation_loss(
     ignore_index: int = -100,
     num_items: int | float | Tensor | None = None,
 ) -> DistillationLoss:
-    """`distillation_loss` against a teacher of which k tokens an item are known, and the rest as
-    one number.
+    """`distillation_loss` against a teacher of which k tokens an item and the rest are known.
 
     student_logits: (..., vocab) and labels: (...) as there. teacher: one row for each item that is
     *not* ignored, in order. Student and teacher are compared over k + 1 outcomes. Merging outcomes
@@ -135,9 +136,7 @@ def valid_labels(
     num_items,
     hint: str = "GLUE's test split carries -1: it has no labels to train on.",
 ) -> tuple[Tensor, Tensor, float]:
-    """The labels that count, the mask (items,) that picks them, and what the sums are divided
-    by.
-    """
+    """(labels that count, the mask (items,) that picks them, what the sums are divided by)."""
     given = f"labels {tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}"
     dtype = labels.dtype
     if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
@@ -200,9 +199,7 @@ def _divergence(student: Tensor, teacher: Tensor, divergence: str, beta: float) 
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """Σ p (log p - log q) over the last axis, from log-probabilities that are finite (see
-    `_log_soft_targets`).
-    """
+    """Σ p (log p - log q) over the last axis, from finite log-probabilities."""
     return (p.exp() * (p - q)).sum(-1)
 
 
@@ -214,15 +211,17 @@ def _log_soft_targets(logits: Tensor, temperature: float) -> Tensor:
 
 
 def in_float32(x: Tensor) -> Tensor:
-    """x in float32; float64 stays. With bf16 logits the divergence would come out several per cent
-    off.
+    """x in float32; float64 stays.
+
+    With bf16 logits the divergence would come out several per cent off.
     """
     return x if x.dtype == torch.float64 else x.float()
 
 
 def check_settings(temperature: float, alpha: float, divergence: str, beta: float = 0.5) -> float:
-    """The temperature as a float; ValueError for settings that make no sense: a trainer asks
-    first.
+    """The temperature as a float; ValueError for settings that make no sense.
+
+    A trainer asks before it trains.
     """
     if not 0 <= _number(alpha) <= 1:  # NaN fails this test too
         raise ValueError(f"alpha, the weight of the soft loss, must lie in [0, 1], not {alpha!r}")
@@ -230,7 +229,8 @@ def check_settings(temperature: float, alpha: float, divergence: str, beta: floa
         raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, not {divergence!r}")
     if divergence == "jsd" and not 0 < _number(beta) < 1:
         raise ValueError(
-            f"beta must lie strictly between 0 and 1 for jsd, not {beta!r} (0 and 1 are the two KLs)"
+            f"beta must lie strictly between 0 and 1 for jsd, not {beta!r} "
+            "(0 and 1 are the two KLs)"
         )
     return _positive(temperature)
 

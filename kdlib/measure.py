@@ -37,7 +37,7 @@ def _measured(asked: dict) -> float:
     import psutil
     from transformers import AutoConfig
 
-    from .results import peak_memory_gb
+    from .engine.provenance import peak_memory_gb
     configs = [asked.pop(who) for who in ("student", "teacher")]
     configs = [config and AutoConfig.for_model(**config) for config in configs]
     miniature = [config and AutoConfig.for_model(**{**config.to_dict(), **SMALL[config.model_type]}) for config in configs]
@@ -76,15 +76,15 @@ def _steps(student, teacher, *, batch_size, length, learnt=None, dtype="float32"
     if cached_teacher:
         columns |= {causal.TEACHER_PLACE: list(range(rows))} if llama else {TEACHER_LOGITS: torch.randn(rows, student.num_labels).tolist()}
 
-    class Step(DistillationTrainer):
-        def _token_answers(self, inputs, keep):
+    class Tokens(causal.Tokens):
+        def answers(self, inputs, keep):
             n = int(keep.sum())
             if not cached_teacher:
-                return super()._token_answers(inputs, keep)
+                return super().answers(inputs, keep)
             return TopK(torch.arange(32).repeat(n, 1), torch.randn(n, 32), torch.randn(n))
 
-        def _wide_answers(self, inputs, keep):
-            return super()._wide_answers(inputs, keep) | {"chunk_tokens": chunk_tokens}
+        def wide_answers(self, inputs, keep):
+            return super().wide_answers(inputs, keep) | {"chunk_tokens": chunk_tokens}
 
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationArguments(
@@ -93,8 +93,12 @@ def _steps(student, teacher, *, batch_size, length, learnt=None, dtype="float32"
             optim={"adamw": "adamw_torch_fused", "adamw8bit": "adamw_bnb_8bit", "sgd": "sgd"}[optimizer], disable_tqdm=True, use_cpu=True)
         asked = make(teacher, dtype=getattr(torch, teacher_dtype or dtype)) if teacher and not cached_teacher else None
         # a change, even one that changes nothing, keeps the trainer on dense logits: the plain way is what "no chunks" estimates
-        Step(model, args, teacher=asked, change=(lambda answers, student: answers) if llama and not chunk_tokens else None,
-             train_dataset=datasets.Dataset.from_dict(columns), data_collator=default_data_collator).train()
+        change = (lambda answers, student: answers) if llama and not chunk_tokens else None
+        trainer = DistillationTrainer(model, args, teacher=asked, change=change, train_dataset=datasets.Dataset.from_dict(columns),
+                                      data_collator=default_data_collator)
+        if llama:
+            trainer.items = Tokens(trainer, [], (), change)
+        trainer.train()
 
 
 def configurations() -> dict[str, tuple]:

@@ -3,11 +3,13 @@
 KD and its controls run through one trainer and one loss. A control takes something away from the
 teacher's answers, so that a table with all of them says *which part* of those answers helped:
 
-    "ce"              alpha = 0: the hard labels alone
-    "label_smoothing" a teacher whose classes are all equal, with alpha = smoothing and T = 1: label
-    smoothing, up to a constant "shuffled"        the top class keeps its probability, the other
-    classes trade places at random "shuffled_doubt"  each row gets the whole answer of another row
-    with the same top class "kd"              as the teacher said it
+    "ce"               alpha = 0: the hard labels alone
+    "label_smoothing"  a teacher whose classes are all equal, with alpha = smoothing and T = 1:
+                       label smoothing, up to a constant
+    "shuffled"         the top class keeps its probability, the other classes trade places
+                       at random
+    "shuffled_doubt"   each row gets the whole answer of another row with the same top class
+    "kd"               as the teacher said it
 """
 
 from typing import Callable
@@ -26,12 +28,8 @@ LABELS = {
     "kd": "KD",
 }
 FOR_ROWS = ("kd", "ce", "label_smoothing", "shuffled", "shuffled_doubt")
-FOR_TOKENS = (
-    "kd",
-    "ce",
-    "label_smoothing",
-    "shuffled",
-)  # a token has no row whose doubt it could trade
+# a token has no row whose doubt it could trade
+FOR_TOKENS = ("kd", "ce", "label_smoothing", "shuffled")
 
 
 def check(method: str, known=FOR_ROWS) -> None:

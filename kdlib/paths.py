@@ -1,5 +1,4 @@
-"""Where things lie, how a file is written so that nobody ever reads half of it, and "did you mean
-…?".
+"""Where things lie, how a file is written whole, and "did you mean …?".
 
 The ground floor: everything may import it, and it imports nothing of kdlib.
 """
@@ -54,11 +53,10 @@ def did_you_mean(name: str, known) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Beside, flushed, then renamed: a reader sees the old file or the whole new one, also after a
-    power cut.
+    """Beside, flushed, then renamed: a reader sees the old file or the whole new one.
 
-    OSError that names the file, for a full disk or a folder that cannot be written; the old file is
-    then untouched.
+    That holds after a power cut, too. OSError that names the file, for a full disk or a folder
+    that cannot be written; the old file is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -76,8 +74,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value) -> None:
-    """`value` as indented JSON, written as `write_text` does. TypeError for what a record cannot
-    keep.
+    """`value` as indented JSON, written as `write_text` does.
+
+    TypeError for what a record cannot keep.
     """
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=plain_value))
 

@@ -216,7 +216,7 @@ class Run:
         there). fresh=True computes again. A training that the deadline stopped is not kept: the next run goes on with it. Kept are: numbers, text, lists, dicts, arrays, tensors, DataFrames, datasets,
         transformers models.
         """
-        from . import stages
+        from .course import stages
         key = stages.fingerprint(function, inputs)
         place, work = self.folder / "stages" / f"{name}-{key}", self.folder / "stages" / f"{name}-{key}.work"
         if fresh:
@@ -272,7 +272,7 @@ class Run:
 
     def draft(self) -> dict:
         """The record as far as it is known now."""
-        from . import results
+        from .course import results
         return {
             "notebook": self.notebook, "profile": self.profile, "seed": self.seed, "settings": vars(self.settings),
             "results": self._results, "tables": self._tables, "stage_seconds": self._seconds,

@@ -35,7 +35,7 @@ from safetensors.torch import save
 from . import answers
 from .engine.device import at_work
 from .losses import TopK
-from .results import versions
+from .engine.provenance import versions
 from .paths import runs_root, write_json
 
 FORMAT = 2                              # of what is kept: another number, another cache

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from . import glue, models
-from .results import versions
+from .engine.provenance import versions
 from .paths import DATA, ROOT
 from .run import set_seed
 from .trainer import DistillationArguments, DistillationTrainer, teacher_logits

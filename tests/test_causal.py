@@ -9,6 +9,7 @@ import torch
 from test_trainer import count_calls, in_two_processes
 
 from kdlib import causal, methods, models, teacher_cache, translation
+from kdlib.engine import head
 from kdlib.engine import wide_loss
 from kdlib import trainer as kdlib_trainer
 from kdlib.losses import TopK
@@ -103,7 +104,7 @@ def test_in_training_logits_exist_for_a_few_tokens_at_a_time(tmp_path, chat, row
     batch = translation.collator(chat)([run.train_dataset[i] for i in range(8)])
     with Widest(len(chat)) as seen:
         run.compute_loss(student, batch).backward()
-    assert 0 < seen.rows <= 8 < int((batch["labels"] != -100).sum()) and not run._dense
+    assert 0 < seen.rows <= 8 < int((batch["labels"] != -100).sum()) and not run.items.is_dense
 
 
 @pytest.mark.parametrize("who", ["student", "teacher"])
@@ -125,7 +126,7 @@ def test_a_model_that_changes_its_logits_is_computed_the_long_way(tmp_path, chat
         models["student"].zero_grad()
         by_hand(models["student"], models["teacher"], part)[0].backward()
         assert tiny.difference(ours, gradients(models["student"])) < 2e-6 < max(g.abs().max() for g in ours.values())
-    assert run._dense == (who == "student")
+    assert run.items.is_dense == (who == "student")
 
 
 # -- may the head be left out? -------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def test_asking_leaves_no_trace():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    assert causal.why_dense(student, inputs) == "" and torch.equal(torch.rand(3), expected) and not student.lm_head._forward_hooks
+    assert head.why_dense(student, inputs) == "" and torch.equal(torch.rand(3), expected) and not student.lm_head._forward_hooks
     student = tiny.llama(64, layers=1, seed=8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         causal.wide_loss(student, inputs, keep, targets, {}, **LOSS | {"alpha": 0.0}).total.backward()
@@ -219,8 +220,8 @@ def with_hook(model):
 def test_a_head_that_is_more_than_a_product_is_run_and_told_once(prepare, why):
     inputs, keep, targets = a_batch()
     model = prepare(tiny.llama(64, layers=1, seed=8, tied=False))
-    assert causal.plain_head(model) is None and causal.plain_head(tiny.llama(64)) is not None
-    causal._say_once.cache_clear()
+    assert head.plain_head(model) is None and head.plain_head(tiny.llama(64)) is not None
+    head._warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         said = [causal.wide_answers(model, inputs, keep) for _ in range(2)]
@@ -468,7 +469,7 @@ def test_a_classifiers_cache_is_refused(tmp_path, chat, rows, tokenizer, encoded
 
 def test_picking_from_a_topk():
     kept = TopK(torch.arange(12).reshape(4, 3), torch.randn(4, 3), torch.randn(4))
-    assert causal._picked(kept, torch.tensor([True, False, False, True])).ids.tolist() == [[0, 1, 2], [9, 10, 11]]
+    assert causal.tokens_of(kept, torch.tensor([True, False, False, True])).ids.tolist() == [[0, 1, 2], [9, 10, 11]]
 
 
 @pytest.mark.parametrize("size", [-1, 5])

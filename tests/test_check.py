@@ -203,7 +203,7 @@ def test_09_3(capsys, given, told):
 
 
 def three_words(values, above, low=lambda f: f.low, least=2):
-    from kdlib.results import interval
+    from kdlib.course.results import interval
     found = interval(values)
     return "not tested here" if found.n < least else "supported" if low(found) > above else "not supported"
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from kdlib import results
+from kdlib.course import statistics
 from kdlib.paths import write_json
 
 NOTEBOOK = "04_distilbert_mnli"
@@ -246,8 +247,8 @@ def test_f1_of_small_samples_where_classes_are_missing():
     for _ in range(60):
         y, p = draw.integers(0, 4, (2, 5))
         counts = confusion_matrix(y, p, labels=range(4))[None]
-        assert results.METRICS["macro_f1"](counts)[0] == pytest.approx(f1_score(y, p, average="macro"))
-        assert results.METRICS["binary_f1"](counts)[0] == pytest.approx(f1_score(y == 1, p == 1, zero_division=0))
+        assert statistics.METRICS["macro_f1"](counts)[0] == pytest.approx(f1_score(y, p, average="macro"))
+        assert statistics.METRICS["binary_f1"](counts)[0] == pytest.approx(f1_score(y == 1, p == 1, zero_division=0))
 
 
 def test_accuracy_is_a_mean_over_rows_and_so_both_ways_agree():
@@ -305,7 +306,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_results_and_figures_are_read_without_torch():
-    assert not loaded_by("import kdlib.results, kdlib.figures, kdlib.run, kdlib.stages, kdlib.get, kdlib.batch") & set(HEAVY)
+    assert not loaded_by("import kdlib.course.results, kdlib.figures, kdlib.run, kdlib.course.stages, kdlib.get, kdlib.batch") & set(HEAVY)
 
 
 def test_importing_kdlib_loads_nothing_heavy():

@@ -17,7 +17,7 @@ import tiny
 import torch
 
 import kdlib as kd
-from kdlib import stages
+from kdlib.course import stages
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def key(source=BASE, x=1):
 
 
 def test_the_same_source_has_the_same_key_in_another_process():
-    script = (f"from kdlib import stages\nspace = {{'__name__': '__main__'}}\nexec({BASE!r}, space)\n"
+    script = (f"from kdlib.course import stages\nspace = {{'__name__': '__main__'}}\nexec({BASE!r}, space)\n"
               "print(stages.fingerprint(space['work'], {'x': 1}))")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": "5"})
     assert done.stdout.strip() == key(), done.stderr

@@ -10,7 +10,8 @@ import tiny
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdlib import checkpoints, lock, results
+from kdlib import lock, results
+from kdlib.engine import checkpoints
 from kdlib.__main__ import main
 
 
@@ -166,7 +167,7 @@ def test_what_fails_is_told_and_what_is_refused_leaves_nothing(place, tmp_path, 
 
 def test_checkpoints_by_the_clock_are_two_and_go_when_it_is_done(place, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("kdlib.checkpoints.publish", lambda staged, keep, whole=checkpoints.publish: (
+    monkeypatch.setattr("kdlib.engine.checkpoints.publish", lambda staged, keep, whole=checkpoints.publish: (
         whole(staged, keep), kept.append(len(list(staged.parent.parent.glob("checkpoint-*"))))))
     options = command(place, tmp_path / "student", checkpoint_minutes=1e-6)
     del options[options.index("--save_strategy"):options.index("--save_strategy") + 2]

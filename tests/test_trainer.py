@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from kdlib import glue, methods, models
-from kdlib.trainer import (DistillationArguments, DistillationTrainer, LengthGroupedSampler, loss_curves,
-                           newest_checkpoint, teacher_logits)
+from kdlib.engine.checkpoints import newest_checkpoint
+from kdlib.engine.sampler import LengthGroupedSampler
+from kdlib.trainer import DistillationArguments, DistillationTrainer, loss_curves, teacher_logits
 
 
 def count_calls(model) -> list:

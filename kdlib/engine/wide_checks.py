@@ -1,5 +1,6 @@
-"""What `wide_loss` refuses: tensors that do not fit together, named by argument, shape and
-dtype.
+"""What `wide_loss` refuses: tensors that do not fit together.
+
+Errors name the argument, its shape and its dtype.
 """
 
 import torch
@@ -8,8 +9,7 @@ from torch import Tensor
 from ..losses import TopK
 
 # Two heads of one vocabulary may differ by padding, rounded up for fast kernels: by at most a
-# twentieth
-# of the vocabulary, and never by more than PADDING; ROUNDED is always allowed.
+# twentieth of the vocabulary, and never by more than PADDING. ROUNDED is always allowed.
 PADDING = 1024
 ROUNDED = 128
 
@@ -20,9 +20,7 @@ def described(name: str, x: Tensor) -> str:
 
 
 def check_head(who: str, hidden: Tensor, head: Tensor, bias: Tensor | None) -> None:
-    """ValueError unless hidden (…, width), head (vocab, width) and bias (vocab,) can be
-    multiplied.
-    """
+    """ValueError unless hidden (…, width), head (vocab, width), bias (vocab,) can be multiplied."""
     for name, x in (("hidden", hidden), ("head", head), ("bias", bias)):
         if x is not None and not x.dtype.is_floating_point:
             raise ValueError(f"{described(f'{who}_{name}', x)} must be floating point")
@@ -53,8 +51,9 @@ def check_student(hidden: Tensor, head: Tensor, bias: Tensor | None, labels: Ten
 def check_teacher(
     student_hidden: Tensor, student_vocab: int, hidden, head, bias, logits, topk, alpha: float
 ) -> int:
-    """How many tokens teacher and student share. ValueError unless the teacher came in one sound
-    form.
+    """How many tokens teacher and student share.
+
+    ValueError unless the teacher came in one sound form.
     """
     _check_form(hidden, head, bias, logits, topk, alpha)
     if topk is not None or (hidden is None and logits is None):

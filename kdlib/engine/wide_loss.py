@@ -11,6 +11,12 @@ arrays of student and teacher until backward has used them. Here a chunk of item
 Then the next chunk takes the same two buffers. So the gradient is computed in forward,
 analytically; backward only scales it.
 
+Products are taken in the inputs' dtype (autocast's where it is on, which leaves float64 alone).
+All else is float32 at least: logits are widened before anything is summed, and the head's gradient
+adds up over chunks in float32. Its product is float32 too, except on a GPU that can add a
+half-precision product to a float32 array, which no test has seen yet. Float16 needs no loss scale
+in here.
+
 Measured on a CPU, one thread, float32, forward and backward (`data/results/bench_vocab_loss.json`):
 1024 items of which a quarter is ignored, widths 256 and 384, take 0.11 GB above inputs, weights and
 gradients, and 1.3 times the time of the bare matrix products; the plain way takes 2.9 GB and twice
@@ -97,73 +103,82 @@ def linear_distillation_loss(
     chunk_tokens: int | str = "auto",
     ce_only: tuple[int, ...] = (),
 ) -> DistillationLoss:
-    """`losses.distillation_loss` of `hidden @ head.T + bias`, without the logits: `(total, kd,
-    ce)`.
+    """`losses.distillation_loss` of `hidden @ head.T + bias`, without the logits.
 
     student_hidden: (..., width), student_head: (vocab, width), student_bias: (vocab,). `total` has
-        gradients for these three; `kd` and `ce` are for reading. The teacher's width may differ; no
-        gradient reaches it.
+        gradients for these three; `kd` and `ce` are for reading.
     labels: (...), aligned with the hidden states: no shift is made here. Items labelled
         `ignore_index` never reach a head.
-    The teacher comes as hidden states and head, or (both None) as `teacher_logits` (..., vocab), or
-        as `teacher_topk`, one row for each item that is not ignored, in order (see
-        `losses.topk_distillation_loss`). With alpha = 0 it may be missing: kd is 0.
-    Heads of one vocabulary that differ by padding rows are cut to the shared size. What is cut gets
-        gradient 0.
-    ce_only: where one of these ids is the label, CE counts in full and the teacher is not heard
-        (see `causal.token_loss`).
-    num_items, divergence, beta, alpha, temperature: as in `losses.distillation_loss`.
-    chunk_tokens: tokens of which logits exist at a time; "auto" is as many as fit in `SCRATCH`
-    bytes. Products are taken in the inputs' dtype (autocast's where it is on, which leaves float64
-    alone), all else in float32 at least: logits are widened before anything is summed, and the
-    head's gradient adds up over chunks in float32. Its product is float32 too, but on a GPU that
-    adds a half-precision product to a float32 array, which no test has seen yet. Float16 needs no
-    loss scale in here. Raises ValueError for what does not fit together, and for NaN in the
-    teacher, naming argument, shape and dtype.
+    The teacher comes as hidden states (of any width) and head, or as `teacher_logits` (..., vocab),
+        or as `teacher_topk`: a row for each item that is not ignored, in order. With alpha = 0 it
+        may be missing. No gradient reaches it.
+    ce_only: where one of these ids is the label, CE counts in full and the teacher is not heard.
+    chunk_tokens: tokens of which logits exist at a time; "auto": as many as fit in `SCRATCH` bytes.
+    All else as in `losses.distillation_loss`. Heads of one vocabulary that differ by padding rows
+    are cut to the shared size. Raises ValueError for what does not fit together, and for NaN in
+    the teacher, naming argument, shape and dtype.
     """
     temperature = check_settings(temperature, alpha, divergence, beta)
     check_student(student_hidden, student_head, student_bias, labels)
     given = (teacher_hidden, teacher_head, teacher_bias, teacher_logits, teacher_topk)
     vocab = check_teacher(student_hidden, len(student_head), *given, alpha)
-    targets, is_valid, count = valid_labels(
-        labels, vocab, ignore_index, num_items, _cut_hint(vocab, len(student_head))
-    )
-    if teacher_topk is not None:
-        check_topk(teacher_topk, len(targets), vocab)
-    product_dtype = _product_dtype(student_hidden, student_head)
-    device = student_hidden.device.type
-    unheard = torch.tensor(list(ce_only), device=targets.device, dtype=targets.dtype)
-    arrays_at_work = 4 if divergence == "jsd" else 2
-    plan = Plan(
-        teacher=_the_teacher(vocab, *given),
-        targets=targets,
-        positions=is_valid.nonzero()[:, 0],
-        ce_alone=torch.isin(targets, unheard),
-        count=float(count),
-        vocab=vocab,
-        product_dtype=product_dtype,
-        temperature=temperature,
-        alpha=float(alpha),
-        divergence=divergence,
-        beta=beta,
-        chunk=chunk_size(chunk_tokens, vocab, product_dtype, len(targets), device, arrays_at_work),
-        block=block_size(vocab, product_dtype, device),
-    )
+    items = _items(labels, vocab, len(student_head), ignore_index, num_items, teacher_topk)
+    settings = dict(temperature=temperature, alpha=alpha, divergence=divergence, beta=beta)
+    dtype = _product_dtype(student_hidden, student_head)
+    teacher = _the_teacher(vocab, *given)
+    plan = _plan(teacher, *items, ce_only, vocab, dtype, student_hidden, chunk_tokens, settings)
     hidden = student_hidden.reshape(-1, student_hidden.shape[-1])
     values = Chunked.apply(hidden, student_head, student_bias, plan, torch.is_grad_enabled())
     return DistillationLoss(*values)
 
 
+def _items(labels, vocab: int, student_vocab: int, ignore_index: int, num_items, topk):
+    """(targets, positions, count): what is predicted, where, and what sums are divided by."""
+    hint = _cut_hint(vocab, student_vocab)
+    targets, is_valid, count = valid_labels(labels, vocab, ignore_index, num_items, hint)
+    if topk is not None:
+        check_topk(topk, len(targets), vocab)
+    return targets, is_valid.nonzero()[:, 0], float(count)
+
+
+def _plan(
+    teacher: Teacher,
+    targets: Tensor,
+    positions: Tensor,
+    count: float,
+    ce_only: tuple[int, ...],
+    vocab: int,
+    dtype: torch.dtype,
+    hidden: Tensor,
+    chunk_tokens: int | str,
+    settings: dict,
+) -> Plan:
+    device = hidden.device.type
+    unheard = torch.tensor(list(ce_only), device=targets.device, dtype=targets.dtype)
+    arrays_at_work = 4 if settings["divergence"] == "jsd" else 2
+    return Plan(
+        teacher=teacher,
+        targets=targets,
+        positions=positions,
+        ce_alone=torch.isin(targets, unheard),
+        count=count,
+        vocab=vocab,
+        product_dtype=dtype,
+        chunk=chunk_size(chunk_tokens, vocab, dtype, len(targets), device, arrays_at_work),
+        block=block_size(vocab, dtype, device),
+        **settings | {"alpha": float(settings["alpha"])},
+    )
+
+
 def _cut_hint(shared: int, student: int) -> str:
     if shared == student:
         return ""
-    return f"The teacher has {shared:,} words, the student {student:,}: only shared ones can be learnt."
+    sizes = f"The teacher has {shared:,} words, the student {student:,}"
+    return f"{sizes}: only shared ones can be learnt."
 
 
 def _the_teacher(vocab: int, hidden, head, bias, logits, topk) -> Teacher:
-    """The teacher in the one form in which it was given, cut to `vocab` tokens, without
-    gradient.
-    """
+    """The teacher in the form in which it was given, cut to `vocab` tokens, without gradient."""
     if logits is not None:
         return logits.detach().reshape(-1, logits.shape[-1])[:, :vocab]
     if hidden is None:
@@ -193,9 +208,8 @@ class Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, scale, *_):
-        # Scaled in place and given away: a copy of the head's gradient would double the
-        # largest thing
-        # here. A second backward through the same graph is rare, and computes them again.
+        # Scaled in place and given away: a copy of the head's gradient would double the largest
+        # thing here. A second backward through the same graph is rare, and computes them again.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             # of the student's tensors autograd itself knows
@@ -230,8 +244,9 @@ class Buffers:
 def _run(
     hidden: Tensor, head: Tensor, bias: Tensor | None, plan: Plan, wanted: list[bool]
 ) -> tuple[tuple, list]:
-    """((total, kd, ce), gradients of hidden, head and bias: float32 at least, None if not
-    wanted).
+    """((total, kd, ce), gradients of hidden, head and bias).
+
+    Gradients are float32 at least, and None where they are not wanted.
     """
     dtype = torch.promote_types(plan.product_dtype, torch.float32)
     tokens = len(plan.positions)
@@ -260,8 +275,9 @@ def _run(
 
 
 def _gradients(hidden, head, bias, wanted: list[bool], plan: Plan, dtype: torch.dtype) -> list:
-    """Arrays for the gradients. The first chunk writes the head's: zeros there would be a pass
-    more.
+    """Arrays for the gradients.
+
+    The first chunk writes the head's: zeros there would be one pass more.
     """
     gradients = [
         torch.empty_like(x, dtype=dtype) if want else None
@@ -284,8 +300,9 @@ def _derive_chunk(
     plan: Plan,
     buffers: Buffers,
 ) -> None:
-    """Fill kd and ce of a chunk's tokens, block by block; `logits` (chunk, vocab) is
-    overwritten.
+    """Fill kd and ce of a chunk's tokens, block by block.
+
+    `logits` (chunk, vocab) is overwritten.
     """
     teacher = plan.teacher
     teacher_logits = None
@@ -334,8 +351,9 @@ def _add_gradients(
 
 
 def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
-    """hidden @ weight.T + bias in the first rows of `out`. Halves multiply as they are, then
-    widen.
+    """hidden @ weight.T + bias in the first rows of `out`.
+
+    Half-precision factors multiply as they are; the product is widened.
     """
     out = out[: len(hidden)]
     if hidden.dtype != out.dtype:
@@ -360,8 +378,9 @@ def _add_product(total: Tensor, derivative: Tensor, hidden: Tensor, **factors: f
 
 @functools.cache
 def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Can a product in this dtype be added to a float32 array? Newer torch can, on CUDA: try a
-    small one.
+    """Can a product in this dtype be added to a float32 array?
+
+    Newer torch can, on CUDA: a small one is tried.
     """
     small = torch.zeros(16, 16, device=device, dtype=dtype)
     try:
@@ -372,8 +391,9 @@ def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _picked(teacher: Tensor | TopK | None, tokens: slice, positions: Tensor):
-    """A copy of some answers. A `TopK` has a row for each token that counts, logits one for each
-    item.
+    """A copy of some answers.
+
+    A `TopK` has a row for each token that counts, logits have one for each item.
     """
     if isinstance(teacher, TopK):
         return TopK(*(part[tokens] for part in teacher))
@@ -410,8 +430,7 @@ def _derive(
         _to_log_soft_targets(answer.sub_(_top(answer)).mul_(1 / T), free)
         kd = _to_slope(logits, answer, free, plan)
     # From here on `logits` holds KD's derivative by logits / T. The factor T is T² of the loss
-    # times
-    # 1/T of the chain rule. CE's derivative is softmax - one-hot; at the floor CE is flat.
+    # times 1/T of the chain rule. CE's derivative is softmax - one-hot; at the floor CE is flat.
     hard = (1 - soft) * (ce < FLOOR)
     logits.mul_(soft * T).addcmul_(exponentials, hard / sum_of_exponentials)
     logits.scatter_add_(1, targets, -hard)
@@ -445,8 +464,7 @@ def _to_log_soft_targets(x: Tensor, free: Tensor) -> None:
 
 
 def _to_slope(student: Tensor, teacher: Tensor, free: Tensor, plan: Plan) -> Tensor:
-    """Divergence (rows, 1), without T², of log soft targets (rows, outcomes) of student and
-    teacher.
+    """Divergence (rows, 1), without T², of two log soft targets (rows, outcomes).
 
     `student` becomes its derivative by the student's logits / T. With q = exp(student) and g the
     divergence's derivative by `student`, that is g - q Σ g: the softmax's chain rule.
@@ -514,8 +532,7 @@ def chunk_size(
         each = 2 * row + narrow_copy
         beside = arrays_at_work * row
         with_whole_blocks = (SCRATCH - beside * block_size(vocab, dtype, device)) / each
-        # a block is no larger than its chunk: this is for chunks that are smaller than a
-        # whole block
+        # a block is no larger than its chunk: this is for chunks smaller than a whole block
         smaller_than_a_block = SCRATCH / (each + beside)
         asked = max(1, int(max(with_whole_blocks, smaller_than_a_block)))
         if asked > 32:
@@ -563,8 +580,9 @@ def _versions(teacher: Teacher) -> list[int]:
 
 
 def _blame(teacher: Teacher, student_is_sound: bool) -> None:
-    """The loss is NaN: ValueError if the teacher brought it. A student's NaN is the training's
-    own.
+    """The loss is NaN: ValueError if the teacher brought it.
+
+    A student's NaN is the training's own.
     """
     for name, part in _parts(teacher).items():
         # in logits -inf excludes a token; in a factor of the product it is an error

@@ -32,7 +32,7 @@ def row(name: str, value: str, against: str) -> None:
 def imports() -> None:
     for name, code, budget in (
         ("import kdlib", "import kdlib", f"budget {BUDGET['import kdlib']} s"),
-        ("import kdlib.figures, kdlib.results", "import kdlib.figures, kdlib.results", "no torch"),
+        ("import kdlib.figures, kdlib.course.results", "import kdlib.figures, kdlib.course.results", "no torch"),
     ):
         bare, full = (
             best(lambda c=c: subprocess.run([sys.executable, "-c", c], check=True), 5)
@@ -151,6 +151,7 @@ def sweeps(count: int = 256) -> None:
     from transformers import default_data_collator
 
     from kdlib import glue, teacher_cache, trainer
+    from kdlib.engine.sampler import LengthGroupedSampler
 
     tokenizer, source, rows, teacher = _bench_pair(count)
     padded = rows.map(
@@ -181,7 +182,7 @@ def sweeps(count: int = 256) -> None:
         ]
         reading = (best(lambda: fetch(with_answers)) - best(lambda: fetch(encoded))) / ours
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    order = list(trainer.LengthGroupedSampler(lengths, 32))
+    order = list(LengthGroupedSampler(lengths, 32))
     tokens = sum(
         32 * -(-max(lengths[j] for j in order[i : i + 32]) // 8) * 8
         for i in range(0, len(order), 32)

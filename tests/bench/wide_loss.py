@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from kdlib.paths import ROOT, write_json
-from kdlib.results import commit, versions
+from kdlib.course.results import commit, versions
 from kdlib.tools import vocab_cost
 from kdlib.tools.vocab_cost import ALPHA, IGNORED, TEMPERATURE, kl_sum
 

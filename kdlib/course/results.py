@@ -1,0 +1,274 @@
+"""Records of runs (one JSON a run) as DataFrames, and the course's own records beside them.
+
+    runs = results.load("04_distilbert_mnli")                      # my runs
+    reference = results.reference("04_distilbert_mnli", "laptop")  # the course's own
+    results.summary(reference, by=["method"], metrics=["accuracy", "macro_f1"])
+    results.paired(reference, "kd", "ce", "accuracy")              # would other seeds agree?
+
+No torch here. Intervals stand in `statistics`.
+"""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..engine.provenance import commit, peak_memory_gb, versions  # noqa: F401  (of a record)
+from ..paths import DATA, ROOT, run_places, write_json
+from .statistics import (  # noqa: F401  (a notebook names them results.…)
+    Difference,
+    bootstrap,
+    bootstrap_metric,
+    interval,
+    paired,
+)
+
+REQUIRED = ("notebook", "profile", "seed", "settings", "results")
+
+
+class BrokenRecord(UserWarning):
+    """A record that cannot be read stands among good ones."""
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict:
+    """One record. ValueError when it is cut off, cannot be read, or is not a record."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is cut off or not JSON ({error}); run its notebook again"
+        ) from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    missing = [name for name in REQUIRED if not isinstance(record, dict) or name not in record]
+    if missing:
+        raise ValueError(f"{path} is no record: it lacks {', '.join(missing)}")
+    wrong = [name for name in ("settings", "results") if not isinstance(record[name], dict)]
+    if wrong:
+        raise ValueError(
+            f"{path} is no record: its {' and '.join(wrong)} should be objects with names"
+        )
+    return record
+
+
+def records(notebook: str = "*", profile: str = "", root: Path | None = None) -> list[dict]:
+    """All records under the runs folder and where jobs put theirs, or under `root` alone.
+
+    `paths.run_places` knows both. One that cannot be read is named in a warning and left out.
+    """
+    if not notebook or Path(notebook).is_absolute():
+        raise ValueError(
+            'name a notebook, such as 04_distilbert_mnli ("*" for all), '
+            f"not {notebook!r}; other folders are read with root="
+        )
+    found = []
+    for path in _record_files(notebook, root):
+        try:
+            record = read(path)
+        except ValueError as error:
+            warnings.warn(str(error), BrokenRecord)
+            continue
+        if not profile or record["profile"] == profile:
+            found.append(record)
+    return found
+
+
+def _record_files(notebook: str, root: Path | None) -> list[Path]:
+    places = [root] if root else run_places()
+    pattern = f"{notebook}/*/record.json"
+    return [file for place in places for file in sorted(place.glob(pattern))]
+
+
+def reference_records(notebook: str, profile: str) -> list[dict]:
+    """The course's own records. FileNotFoundError when this notebook has none for the profile."""
+    path = DATA / "results" / notebook / f"{profile}.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no reference results for {notebook} under profile {profile} "
+            f"({path.relative_to(ROOT)})"
+        )
+    return json.loads(path.read_text(encoding="utf8"))["records"]
+
+
+def known(notebook: str, profile: str, also: dict | None = None) -> list[dict]:
+    """The course's records where it has some, else my own runs' and `also`.
+
+    also: a draft of the run that asks.
+    """
+    try:
+        return reference_records(notebook, profile)
+    except FileNotFoundError:
+        return records(notebook, profile) + ([also] if also else [])
+
+
+def lecture() -> dict:
+    """The lecture's own numbers (data/results/lecture.json)."""
+    return _stored("lecture")
+
+
+def bench(name: str) -> pd.DataFrame:
+    """The stored table of a benchmark, one row a measurement.
+
+    `python -m kdlib bench NAME --out …` makes it.
+    """
+    return pd.DataFrame(_stored(f"bench_{name}")["rows"])
+
+
+def _stored(name: str) -> dict:
+    return json.loads((DATA / "results" / f"{name}.json").read_text(encoding="utf8"))
+
+
+# -- as tables -----------------------------------------------------------------------------------
+
+
+def load(notebook: str = "*", profile: str = "", root: Path | None = None) -> pd.DataFrame:
+    """My runs as a DataFrame, one row a run."""
+    return frame(records(notebook, profile, root))
+
+
+def reference(notebook: str, profile: str) -> pd.DataFrame:
+    """The course's own runs as a DataFrame, one row a run."""
+    return frame(reference_records(notebook, profile))
+
+
+def frame(records: list[dict]) -> pd.DataFrame:
+    """One row a run.
+
+    Its columns: notebook, profile, seed, its settings, its scalar results, seconds, peak_gb,
+    commit, and a column a version. A name that several parts of a record use stays the first one's
+    in every row (settings before results before the rest). The later one gets its part's name
+    behind it: `rows_result`, `torch_version`.
+    """
+    parts_of_runs = [_parts_of(record) for record in records]
+    rows = [{} for _ in records]
+    for part in ("", "setting", "result", "run", "version"):
+        taken = {name for row in rows for name in row}
+        for row, parts in zip(rows, parts_of_runs):
+            for name, value in parts[part].items():
+                if not isinstance(value, (list, dict)):
+                    row[f"{name}_{part}" if name in taken else name] = value
+    return pd.DataFrame(rows)
+
+
+def _parts_of(record: dict) -> dict[str, dict]:
+    """A record's values, by the part that names a column when the name is taken."""
+    results = {name: value for name, value in record["results"].items() if name != "guesses"}
+    return {
+        "": {name: record[name] for name in ("notebook", "profile", "seed")},
+        "setting": record["settings"],
+        "result": results,
+        "run": {name: record.get(name) for name in ("seconds", "peak_gb", "commit")},
+        "version": record.get("versions", {}),
+    }
+
+
+def history(records: list[dict], **columns) -> pd.DataFrame:
+    """Loss curves: the `history` lists of records, one row a logged step.
+
+    columns: new name = the name of a setting that becomes a column.
+    """
+    rows = []
+    for record in records:
+        settings = {new: record["settings"][old] for new, old in columns.items()}
+        for step in record["results"].get("history", []):
+            rows.append({"seed": record["seed"], **settings, **step})
+    return pd.DataFrame(rows)
+
+
+def summary(
+    runs: pd.DataFrame, by: list[str], metrics: list[str], digits: int = 1, scale: float = 100
+) -> pd.DataFrame:
+    """A table of "mean ± sd" (sample sd over runs) per group, with the number of runs.
+
+    Percentages, unless scale=1.
+    """
+
+    def cell(values):
+        values = values.dropna() * scale
+        if not len(values):
+            return "–"
+        spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+        return f"{values.mean():.{digits}f}{spread}"
+
+    groups = runs.groupby(by, sort=False, dropna=False)
+    return groups[metrics].agg(cell).assign(runs=groups.size()).reset_index()
+
+
+def compare(record: dict, metrics: list[str], against: list[dict]) -> pd.DataFrame:
+    """Your run | reference mean ± sd | inside?
+
+    Inside: within two sd of the reference runs with the same settings.
+    """
+    alike = frame([other for other in against if other["settings"] == record["settings"]])
+    rows = []
+    for metric in metrics:
+        yours = record["results"].get(metric, np.nan)
+        told, inside = "no runs with these settings", "–"
+        if metric in alike and len(alike) >= 2:
+            mean, sd = alike[metric].mean(), alike[metric].std()
+            told = f"{mean:.4f} ± {sd:.4f} (n={len(alike)})"
+            inside = "yes" if abs(yours - mean) <= 2 * sd + 1e-9 else "no"
+        rows.append(
+            {"metric": metric, "your run": round(yours, 4), "reference": told, "inside": inside}
+        )
+    return pd.DataFrame(rows)
+
+
+# -- what a record keeps -------------------------------------------------------------------------
+
+
+def pack(classes) -> str:
+    """A run's guesses as text, a digit a row: run.record(guesses=results.pack(guesses))."""
+    text = "".join(str(int(one)) for one in classes)
+    if len(text) != len(classes):
+        raise ValueError("a digit a row: classes must be 0 to 9")
+    return text
+
+
+def guesses(record: dict) -> np.ndarray:
+    """The guesses that a record keeps, as (rows,) whole numbers. KeyError when it keeps none."""
+    return np.array([int(digit) for digit in record["results"]["guesses"]], dtype=int)
+
+
+def store(notebook: str, profile: str, root: Path | None = None, name: str = "") -> Path:
+    """Collect my records of a notebook and profile into data/results.
+
+    This is how the course's own records are made.
+    name: of the file, where a sweep should stand beside the profile's own ("lab_temperature");
+        `reference` reads it by this name.
+    Raises ValueError for a record that cannot be read: a reference that lacks a run in silence
+    would be a wrong one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", BrokenRecord)
+        try:
+            found = records(notebook, profile, root)
+        except BrokenRecord as broken:
+            raise ValueError(f"nothing was stored: {broken}; or delete that record") from None
+    if not found:
+        raise FileNotFoundError(
+            f"no records of {notebook} under profile {profile} in "
+            + " or ".join(map(str, [root] if root else run_places()))
+        )
+    # figures are redrawn from the newest run's tables: the others need none
+    newest = max(found, key=_finished)
+    kept = [record if record is newest else record | {"tables": {}} for record in found]
+    path = DATA / "results" / notebook / f"{name or profile}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"records": sorted(kept, key=_order)})
+    return path
+
+
+def _finished(record: dict) -> str:
+    return record.get("finished", "")
+
+
+def _order(record: dict) -> tuple:
+    return json.dumps(record["settings"], sort_keys=True), record["seed"]
