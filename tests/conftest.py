@@ -36,6 +36,15 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)])
 
 
+@pytest.fixture
+def notebook(tmp_path):
+    """Writes a small notebook of the cells that it gets, with 04's name; returns its path."""
+    from functools import partial
+
+    from helpers import write_notebook
+    return partial(write_notebook, tmp_path)
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
     import tiny

@@ -9,38 +9,11 @@ import subprocess
 import sys
 import time
 
-import nbformat
-import psutil
 import pytest
+from helpers import alive
 
 from kdlib import batch
 from kdlib.__main__ import main
-
-PARAMETERS = """profile: str = ""
-seed: int = 0
-run_dir: str = ""
-learning_rate: float = -1
-method: str = ""
-alpha: float = -1
-temperature: float = -1
-epochs: int = -1
-train_rows: int = -1
-"""
-START = """import kdlib as kd
-run = kd.start("04_distilbert_mnli", profile=profile, seed=seed, run_dir=run_dir, learning_rate=learning_rate, method=method)"""
-
-
-@pytest.fixture
-def notebook(tmp_path):
-    """A small notebook that has 04's name, so that 04's profile file checks its parameters."""
-    def write(*cells: str):
-        nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-        nb.cells = [nbformat.v4.new_code_cell(source) for source in (PARAMETERS, START, *cells)]
-        nb.cells[0].metadata["tags"] = ["parameters"]
-        path = tmp_path / "04_distilbert_mnli.ipynb"
-        nbformat.write(nb, path)
-        return path
-    return write
 
 
 def test_parameters_arrive_as_numbers_and_the_record_is_found(notebook, tmp_path):
@@ -191,13 +164,6 @@ HANG = """import os, pathlib, time
 if run.seed:
     pathlib.Path(os.environ["MEET"], str(os.getpid())).touch()
     time.sleep(600)"""
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE         # a container may have nobody to bury orphans
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

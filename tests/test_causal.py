@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_trainer import count_calls, in_two_processes
+from helpers import Widest, by_hand, count_calls, in_two_processes
 
 from kdlib import causal, methods, models, teacher_cache, translation
 from kdlib.engine import head
@@ -33,31 +33,7 @@ def trainer(folder, student, data, chat, teacher=None, teacher_cache=None, ce_on
                                train_dataset=train, eval_dataset=validation, data_collator=translation.collator(chat))
 
 
-# -- references: every position, every word, float64 -------------------------------------------------------------------
-
-def by_hand(student, teacher, rows, *, temperature=2.0, alpha=0.5, divergence="forward_kl", ce_only=(), words=None):
-    """(total, kd, ce, right, tokens): row by row, unpadded, over all positions with an explicit shift. words: of a top-k teacher."""
-    kds, ces, totals, right = [], [], [], 0
-    for row in rows:
-        ids = torch.tensor([row["input_ids"]])
-        s, t = student(input_ids=ids).logits[0].double(), teacher(input_ids=ids).logits[0].detach().double()
-        for i, label in enumerate(row["labels"][1:]):
-            if label == -100:
-                continue
-            p, q = torch.softmax(t[i] / temperature, -1), torch.softmax(s[i] / temperature, -1)
-            if words:
-                top = t[i].topk(words).indices
-                lump = lambda x: torch.cat([x[top], (1 - x[top].sum())[None]])
-                p, q = lump(p), lump(q)
-            m = (p + q) / 2
-            kl = lambda a, b: (a * (a.log() - b.log())).sum()
-            kd = {"forward_kl": lambda: kl(p, q), "reverse_kl": lambda: kl(q, p), "jsd": lambda: (kl(p, m) + kl(q, m)) / 2}[divergence]()
-            kd, ce = temperature**2 * kd, -torch.log_softmax(s[i], -1)[label]
-            heard = label not in ce_only
-            kds.append(kd * heard), ces.append(ce), totals.append(alpha * kd + (1 - alpha) * ce if heard else ce)
-            right += int(s[i].argmax() == label)
-    return sum(totals) / len(ces), sum(kds) / len(ces), sum(ces) / len(ces), right, len(ces)
-
+# -- references: every position, every word, float64 (helpers.by_hand) -------------------------------------------------
 
 def gradients(model) -> dict:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -96,7 +72,6 @@ def test_logits_exist_for_target_tokens_alone(tmp_path, chat, rows):
 
 @pytest.mark.parametrize("how", ["live", "cached", "alpha 0"])
 def test_in_training_logits_exist_for_a_few_tokens_at_a_time(tmp_path, chat, rows, monkeypatch, how):
-    from test_vocab_loss import Widest
     monkeypatch.setattr(wide_loss, "SCRATCH", 8 * 8 * len(chat))
     teacher, student = pair(chat)
     known = dict(teacher_cache=cache_of(teacher, rows[0], chat, tmp_path, 6)) if how == "cached" else dict(teacher=teacher)

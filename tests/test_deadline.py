@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from test_batch import alive, notebook  # noqa: F401  (a fixture)
+from helpers import alive
 
 import kdlib as kd
 from kdlib import batch, deadline, lock, results, status
@@ -168,7 +168,7 @@ def test_a_stage_that_was_stopped_is_not_kept_and_the_record_is_partial(tmp_path
 NOTE = "import os\nfrom kdlib import deadline\nstage = lambda: deadline.note(1, 4, 0.75, 3) if 'KD_DEADLINE' in os.environ else None"
 
 
-def test_stopped_early_is_exit_code_75_and_the_same_command_goes_on(notebook, monkeypatch, capsys):  # noqa: F811
+def test_stopped_early_is_exit_code_75_and_the_same_command_goes_on(notebook, monkeypatch, capsys):
     path = notebook(NOTE, "run.stage('student', stage)", "run.finish()")
     command = ["run", str(path), "--profile", "smoke"]
     assert main([*command, "--max-minutes", "60"]) == batch.STOPPED == 75
@@ -181,13 +181,13 @@ def test_stopped_early_is_exit_code_75_and_the_same_command_goes_on(notebook, mo
     assert "1 done of 1 runs" in capsys.readouterr().out
 
 
-def test_a_sweep_begins_nothing_after_the_deadline(notebook, monkeypatch, capsys):  # noqa: F811
+def test_a_sweep_begins_nothing_after_the_deadline(notebook, monkeypatch, capsys):
     monkeypatch.setenv("KD_DEADLINE", "5")
     assert batch.sweep(notebook("run.finish()"), {"seed": [0, 1]}, "smoke") == batch.STOPPED
     assert "unfinished: seed=0: not begun" in capsys.readouterr().out
 
 
-def test_a_share_of_a_grid(notebook, capsys):  # noqa: F811
+def test_a_share_of_a_grid(notebook, capsys):
     path = notebook("run.finish()")
     for seed in range(5):                                       # all are done: nothing runs, and the names tell which were picked
         folder = batch._place(path, "smoke", {"seed": seed})[1]
@@ -215,7 +215,7 @@ def taken_by(folder: Path, process: subprocess.Popen, **changes) -> dict:
     return said
 
 
-def test_a_folder_in_use_is_refused_and_its_owner_named(notebook, capsys):  # noqa: F811
+def test_a_folder_in_use_is_refused_and_its_owner_named(notebook, capsys):
     path, other = notebook("run.finish()"), sleeper()
     folder = batch._place(path, "smoke", {})[1]
     try:
@@ -311,7 +311,7 @@ def test_status_of_every_kind(fresh_runs, capsys):
 # -- a parent that is killed ----------------------------------------------------------------------------------------------
 
 @pytest.mark.slow
-def test_a_killed_parent_leaves_nobody_writing(notebook, tmp_path):  # noqa: F811
+def test_a_killed_parent_leaves_nobody_writing(notebook, tmp_path):
     """Papermill and kernel end by themselves, and the same command goes on; until then they are named."""
     path, folder = notebook("import time; time.sleep(0 if run.folder.joinpath('again').exists() else 90)", "run.finish()"), tmp_path / "run"
     command = [sys.executable, "-m", "kdlib", "run", str(path), "--profile", "smoke", "-p", f"run_dir={folder}"]
@@ -372,7 +372,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_while_it_trains_costs_no_more_than_the_last_steps(notebook, tmp_path, small_disk, capsys, monkeypatch):  # noqa: F811
+def test_a_disk_that_fills_while_it_trains_costs_no_more_than_the_last_steps(notebook, tmp_path, small_disk, capsys, monkeypatch):
     path = notebook(FULL, f"run.record(**run.stage('student', train, words={str(tmp_path)!r}))", "run.finish()")
     monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
     assert main(["run", str(path), "--profile", "smoke", "-p", f"run_dir={tmp_path / 'whole'}"]) == 0

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import alive_at_once
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig
 
 from kdlib import causal, doctor, memory, models, paths
@@ -41,17 +42,6 @@ def test_adapters_are_those_of_peft():
     pytest.importorskip("peft", reason="LoRA is optional (pip install 'kdlib[lora]')")
     model = models.with_lora(AutoModelForCausalLM.from_config(CONFIGS[1]), rank=4)
     assert memory.shape(CONFIGS[1]).adapters(4) == sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def alive_at_once(function) -> int:
-    """The most bytes that torch's CPU allocator had given out during a call."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
-        function()
-    now = most = 0
-    for event in sorted((e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
 
 
 @pytest.mark.parametrize("kind", list(memory.ALIVE))

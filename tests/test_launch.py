@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import tiny
-from test_batch import notebook  # noqa: F401  (a fixture)
 
 import kdlib as kd
 from kdlib import launch
@@ -30,7 +29,7 @@ def train(words, folder, rate=0.3):
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_record_of_one(notebook, tmp_path):  # noqa: F811
+def test_two_processes_write_the_record_of_one(notebook, tmp_path):
     path = notebook(TRAINING, f"run.record(**run.stage('student', train, words={str(tmp_path)!r}))", "run.finish()")
     found = {}
     for count in (1, 2):

@@ -2,7 +2,7 @@
 import pytest
 import tiny
 import torch
-from test_causal import by_hand
+from helpers import by_hand
 
 from kdlib import causal, translation
 from kdlib.onpolicy import OnPolicyTrainer, own_words

@@ -4,7 +4,6 @@ import subprocess
 
 import pytest
 import yaml
-from test_batch import notebook  # noqa: F401  (a fixture)
 
 from kdlib import slurm
 from kdlib.__main__ import main
@@ -82,7 +81,7 @@ def test_a_cluster_file_is_checked(tmp_path, text, hint):
         slurm.load_cluster(str(tmp_path / "mine.yaml"))
 
 
-def test_more_points_than_an_array_may_have_tasks(capsys, notebook):  # noqa: F811
+def test_more_points_than_an_array_may_have_tasks(capsys, notebook):
     seeds = ",".join(map(str, range(2500)))
     assert main(["sbatch", str(notebook("run.finish()")), "--grid", f"seed={seeds}", "--yes"]) == 0
     text = capsys.readouterr().out

@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import cluster as slurm_cluster
-import nbformat
 import pytest
-from test_batch import PARAMETERS, START, alive
+from helpers import alive, write_notebook
 
 from kdlib import batch, status
 
@@ -39,14 +38,6 @@ def train(words, folder):
 CELLS = (TRAINING, "trained = run.stage('student', train, words=os.environ['WORDS'])", "run.record(**trained)", "run.finish()")
 
 
-def write(folder: Path, *cells: str) -> Path:
-    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    nb.cells = [nbformat.v4.new_code_cell(source) for source in (PARAMETERS, START, *cells)]
-    nb.cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(nb, folder / "04_distilbert_mnli.ipynb")
-    return folder / "04_distilbert_mnli.ipynb"
-
-
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     if reason := slurm_cluster.missing():
@@ -62,7 +53,7 @@ class Work:
     """A notebook, its runs folder, and its jobs on the cluster."""
 
     def __init__(self, node, folder: Path, *cells: str, step_seconds: float = 0.0):
-        self.node, self.runs, self.path = node, folder / "runs", write(folder, *cells) if cells else "04"
+        self.node, self.runs, self.path = node, folder / "runs", write_notebook(folder, *cells) if cells else "04"
         self.env = node.env | {"KD_RUNS": str(self.runs), "STEP_SECONDS": str(step_seconds), "WORDS": str(folder),
                                "KD_CHECKPOINT_MINUTES": "0.05", "OMP_NUM_THREADS": "1"}
 

@@ -1,27 +1,19 @@
 """The trainer: what it optimises, what it saves, what it asks the teacher for, and how it goes on after an interruption."""
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from helpers import count_calls, in_two_processes
 from transformers import AutoModelForSequenceClassification
 
 from kdlib import glue, methods, models
 from kdlib.engine.checkpoints import newest_checkpoint
 from kdlib.engine.sampler import LengthGroupedSampler
 from kdlib.trainer import DistillationArguments, DistillationTrainer, loss_curves, teacher_logits
-
-
-def count_calls(model) -> list:
-    """A list that grows by the number of rows at each forward pass."""
-    calls = []
-    model.register_forward_hook(lambda module, args, kw, out: calls.append(len(kw["input_ids"])), with_kwargs=True)
-    return calls
 
 
 # -- the gradient does not depend on how a step is cut ---------------------------------------------------------------
@@ -64,18 +56,8 @@ def test_gradient_accumulation_changes_nothing(tmp_path, whole, batch, accumulat
     assert tiny.difference(train_in(tmp_path / "a", whole), train_in(tmp_path / "b", batch, accumulation)) <= 1e-6
 
 
-def in_two_processes(tmp_path, call: str) -> None:
-    """Run `call`, an expression over this module's names, under torchrun (gloo)."""
-    script = tmp_path / "worker.py"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom pathlib import Path\n"
-                      f"from test_trainer import *\n{call}\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_two_processes_change_nothing(tmp_path):
-    in_two_processes(tmp_path, f"train_in(Path({str(tmp_path)!r}), 4)")
+    in_two_processes(tmp_path, f"import test_trainer\ntest_trainer.train_in(Path({str(tmp_path)!r}), 4)")
     assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 1e-6
 
 
@@ -239,7 +221,7 @@ def test_two_processes_resumed_in_a_later_epoch_end_bit_equal(tmp_path):
         (tmp_path / name).mkdir()
         if name == "cut":
             shutil.copytree(tmp_path / "whole" / "out" / "checkpoint-16", tmp_path / "cut" / "out" / "checkpoint-16")
-        in_two_processes(tmp_path, f"three_epochs(Path({str(tmp_path / name)!r}))")
+        in_two_processes(tmp_path, f"import test_trainer\ntest_trainer.three_epochs(Path({str(tmp_path / name)!r}))")
     assert tiny.difference(*(torch.load(tmp_path / name / "weights.pt") for name in ("whole", "cut"))) == 0
 
 

@@ -6,10 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
-from test_doctor import alive_at_once
-from test_trainer import in_two_processes
+from helpers import Widest, alive_at_once, in_two_processes
 
 from bench import wide_loss as wide_bench
 from kdlib.engine import wide_loss
@@ -311,22 +309,6 @@ def test_two_processes_change_nothing(tmp_path):
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------
-
-class Widest(TorchDispatchMode):
-    """The most logits' rows that any array had while it watched: arrays whose last axis is the vocabulary."""
-
-    def __init__(self, vocab):
-        super().__init__()
-        self.vocab, self.rows = vocab, 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        turned = function is torch.ops.aten.t.default           # (width, vocab): a head lying on its side
-        for x in [] if turned else out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(x, torch.Tensor) and x.dim() > 1 and x.shape[-1] == self.vocab:
-                self.rows = max(self.rows, x.numel() // self.vocab)
-        return out
-
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_exist_for_a_chunk_at_a_time(dtype, monkeypatch):
