@@ -31,7 +31,7 @@ _MODULES = {
     "metrics": "metrics",
     "models": "models",
     "onpolicy": "onpolicy",
-    "parliament": "parliament",
+    "parliament": "corpora.miniparl",
     "paths": "paths",
     "quantise": "quantise",
     "results": "course.results",

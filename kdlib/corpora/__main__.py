@@ -1,0 +1,7 @@
+"""python -m kdlib.corpora [--check]: see `build`."""
+
+import sys
+
+from .build import main
+
+sys.exit(main())

@@ -1,0 +1,302 @@
+"""The grammar of MiniNLI: premises and hypotheses whose *true* label distribution is known.
+
+MiniNLI has the columns of GLUE's MNLI, two more (`label_dist`, the true distribution, and
+`phenomenon`), and nothing else in common with it: no number from it is an MNLI result.
+
+**A sentence means the set of worlds in which it is true.** A phenomenon is about a few small
+worlds, listed in `words/mini_nli.yaml`: nothing is done without trying, so "tried" and "done" make
+three. There, each sentence stands beside the condition under which it is true, such as `tried and
+not done` for "failed to". A Python int is the set of worlds (bit i: true in world i). So nobody
+labels by hand:
+
+    entailment      premise & ~hypothesis == 0      every world of the premise is one of the hypothesis
+    contradiction   premise & hypothesis == 0       no world is in both
+    neutral         otherwise
+
+**Annotators differ because they read differently.** To some, "some dogs are running" leaves open
+that all are; to others it says "not all". So a sentence has a literal and a pragmatic set of
+worlds, and each phenomenon says which share of the readers is pragmatic. `label_dist` is the vote
+of all readers, hence exactly known; `label` is the answer of one of them.
+"""
+
+from collections import Counter, namedtuple
+from functools import cache
+from itertools import combinations_with_replacement, product
+
+from . import grammar
+from .grammar import SEED, words
+
+ENTAILMENT, NEUTRAL, CONTRADICTION = range(3)
+
+# A sentence, with its set of worlds for the two kinds of readers.
+Sentence = namedtuple("Sentence", "text literal pragmatic")
+# What one small situation lets us say; judge: (premise, hypothesis) → [3] probabilities.
+Setting = namedtuple("Setting", "key premises hypotheses judge")
+
+
+# -- meaning --------------------------------------------------------------------------------------
+
+
+@cache
+def worlds(situation):
+    """All worlds of a situation of the YAML, as dicts of what its conditions may ask about."""
+    if situation == "quantifiers":
+        return herds()
+    table = words("mini_nli")["situations"][situation]
+    names = table["worlds"].keys()
+    every = [dict(zip(names, values)) for values in product(*table["worlds"].values())]
+    return [world for world in every if holds(table.get("possible", "True"), world)]
+
+
+def holds(condition, world):
+    """Is a condition, a Python expression of our own YAML, true in a world?"""
+    return eval(condition, {"__builtins__": {}}, world)
+
+
+@cache
+def where(situation, condition):
+    """The set of worlds in which a condition holds, as an int."""
+    condition = compile(condition, situation, "eval")
+    return sum(1 << i for i, world in enumerate(worlds(situation)) if holds(condition, world))
+
+
+def sentences(situation, **values):
+    """All that a situation lets us say: texts and conditions of the YAML with `values` filled in.
+
+    A sentence without a pragmatic condition is read alike by everybody.
+    """
+    found = []
+    for text, literal, *pragmatic in words("mini_nli")["situations"][situation]["sentences"]:
+        text = text.format(**values)
+        conditions = [literal, *pragmatic]
+        sets = [where(situation, condition.format(**values)) for condition in conditions]
+        found.append(Sentence(text[0].upper() + text[1:] + ".", sets[0], sets[-1]))
+    return found
+
+
+def relation(premise, hypothesis):
+    """The label of two sets of worlds."""
+    if not premise & hypothesis:
+        return CONTRADICTION
+    return NEUTRAL if premise & ~hypothesis else ENTAILMENT
+
+
+def setting(situation, key, said):
+    """A setting in which any sentence may be premise or hypothesis, judged by all readers."""
+    share = words("mini_nli")["situations"][situation]["pragmatic"]
+
+    def judge(premise, hypothesis):
+        votes = [0.0, 0.0, 0.0]
+        votes[relation(premise.literal, hypothesis.literal)] += 1 - share
+        votes[relation(premise.pragmatic, hypothesis.pragmatic)] += share
+        return votes
+
+    return Setting(key, said, said, judge)
+
+
+def with_article(noun):
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+# -- phenomena: (random generator, word lists) → Setting ------------------------------------------
+
+
+@cache
+def herds():
+    """The worlds of the quantifiers: groups of up to five individuals, counted.
+
+    An individual is one of the kind (dogs), of its sibling (cats) or another of the general noun
+    (animals), and it does the special verb (running), its sibling (walking), another of the general
+    verb (moving) or none of it. There is at least one of the kind and one of the sibling.
+
+    A world says `noun1`, how many there are of noun 1, and `noun1_verb2`, how many of them do verb
+    2. 0 is the general noun or verb, 1 the special one, 2 its sibling.
+    """
+    kind, sibling, other = 1, 2, 3
+    individuals = [None, *product((kind, sibling, other), (1, 2, 3, None))]
+    found = []
+    for group in combinations_with_replacement(individuals, 5):
+        count = Counter()
+        for individual in filter(None, group):
+            noun, verb = individual
+            for n in (0, noun):  # whoever is a dog is an animal
+                count[f"noun{n}"] += 1
+                if verb:  # and whoever runs, moves
+                    count[f"noun{n}_verb0"] += 1
+                    count[f"noun{n}_verb{verb}"] += 1
+        if count["noun1"] and count["noun2"]:
+            found.append(count)
+    return found
+
+
+def quantifiers(rng, w):
+    """All, some, no, most … about a kind or about what it does.
+
+    The direction of the entailment flips with the quantifier.
+    """
+    nouns = rng.choice(w["groups"])
+    verbs = rng.choice(w["doings"])
+    vary_noun = rng.random() < 0.5  # the noun or the verb, not both
+    fixed = rng.randrange(3)
+    columns = []
+    for varied in range(3):
+        n, v = (varied, fixed) if vary_noun else (fixed, varied)
+        counts = {"all_of_them": f"noun{n}", "those_who_do": f"noun{n}_verb{v}"}
+        columns.append(sentences("quantifiers", noun=nouns[n], verb=verbs[v], **counts))
+    said = [sentence for same_quantifier in zip(*columns) for sentence in same_quantifier]
+    return setting("quantifiers", (nouns[0], verbs[0], vary_noun, fixed), said)
+
+
+def numbers(rng, w):
+    """At least, more than, exactly: a bare number means "exactly" to seven readers in ten."""
+    noun = rng.choice(w["counted"])
+    place = rng.choice(w["places"])
+    said = []
+    for k, number in enumerate(w["numbers"], 2):
+        said += sentences("numbers", number=number, noun=noun, place=place, k=k)
+    return setting("numbers", (noun, place), said)
+
+
+def kinds(rng, w):
+    """A poodle is a dog is an animal; under negation the direction flips."""
+    name = rng.choice(w["names"])
+    taxonomy = rng.choice(w["taxonomies"])
+    did, did_not = rng.choice(w["having"])
+    nouns = dict(zip(("general", "kind", "subkind", "sibling"), map(with_article, taxonomy)))
+    said = sentences("kinds", name=name, did=did, did_not=did_not, **nouns)
+    return setting("kinds", (name, taxonomy[0], did), said)
+
+
+def connectives(rng, w):
+    """And, or, neither, only: "or" excludes "and" for four readers in ten."""
+    x, y = rng.sample(w["names"], 2)
+    v, u = rng.sample(w["activities"], 2)
+    situation = "two people" if rng.random() < 0.5 else "two activities"
+    return setting(situation, (x, v), sentences(situation, x=x, y=y, v=v, u=u))
+
+
+def roles(rng, w):
+    """Who did it to whom: active, passive, swapped, somebody, nobody.
+
+    Mutual verbs hold both ways.
+    """
+    x, y = rng.sample(w["names"], 2)
+    situation = "mutual" if rng.random() < 0.3 else "directed"
+    past, base = rng.choice(w[situation])
+    verb = {"past": past, "base": base}
+    said = sentences(situation, p=x, q=y, did="x_y", another_did="other_y", **verb)
+    said += sentences(situation, p=y, q=x, did="y_x", another_did="other_x", **verb)
+    return setting(situation, (*sorted((x, y)), past), said)
+
+
+def comparisons(rng, w):
+    """Older, younger, as old as: a swap contradicts, unless the word is swapped too."""
+    x, y = rng.sample(w["names"], 2)
+    more, less, plain = rng.choice(w["scales"])
+    scale = {"more": more, "less": less, "plain": plain}
+    said = sentences("comparisons", p=x, q=y, ahead="x_minus_y", **scale)
+    said += sentences("comparisons", p=y, q=x, ahead="-x_minus_y", **scale)
+    return setting("comparisons", (*sorted((x, y)), more), said)
+
+
+def times(rng, w):
+    """Was, is, will be; still, no longer: "was" means "no longer" to three readers in ten."""
+    name = rng.choice(w["names"])
+    activity = rng.choice(w["activities"])
+    return setting("times", (name, activity), sentences("times", name=name, v=activity))
+
+
+def deeds(rng, w):
+    """Managed, failed, tried, forgot: what the verb says about the deed.
+
+    "Tried to" suggests a failure.
+    """
+    name = rng.choice(w["names"])
+    base, past = rng.choice(w["tasks"])
+    return setting("deeds", (name, base), sentences("deeds", name=name, base=base, past=past))
+
+
+def hedges(rng, w):
+    """Certainly, probably, perhaps: a pragmatic reader takes "perhaps" for "not certainly"."""
+    name = rng.choice(w["names"])
+    activity = rng.choice(w["activities"])
+    return setting("hedges", (name, activity), sentences("hedges", name=name, v=activity))
+
+
+def scenes(rng, w):
+    """World knowledge: somebody in the kitchen with a pan is likely to be cooking.
+
+    A reader remembers three such scenes and says entailment if it was so in all of them,
+    contradiction if in none. So these sentences need no worlds: a premise keeps the likelihood of
+    the activity in its place, a hypothesis whether it says that the activity goes on.
+    """
+    x, y = rng.sample(w["names"], 2)
+    who = rng.choice([f"{x} is", f"{x} and {y} are"])
+    column, activity = rng.choice(list(enumerate(w["scenes"]["columns"])))
+    premises = []
+    for place, likelihoods in w["scenes"].items():
+        if place != "columns":
+            premises.append(Sentence(f"{who} {place}.", likelihoods[column], None))
+    positive = Sentence(f"{who} {activity}.", True, None)
+    negative = Sentence(f"{who} not {activity}.", False, None)
+
+    def judge(premise, hypothesis):
+        likely = premise.literal if hypothesis.literal else 1 - premise.literal
+        always = likely**3
+        never = (1 - likely) ** 3
+        return [always, 1 - always - never, never]
+
+    return Setting((who, activity), premises, [positive, negative], judge)
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+# {phenomenon: its share of the rows}
+SHARES = {
+    "quantifiers": 13,
+    "numbers": 10,
+    "kinds": 10,
+    "connectives": 7,
+    "roles": 6,
+    "comparisons": 8,
+    "times": 8,
+    "deeds": 10,
+    "hedges": 12,
+    "scenes": 16,
+}
+PHENOMENA = {name: globals()[name] for name in SHARES}
+# How often each label is asked for. Readers drift from the first two to the third, hence not 1 : 1 : 1.
+WANTED = (34, 37, 29)
+
+
+def pair(rng, phenomenon):
+    """One (key, premise, hypothesis, label_dist).
+
+    The hypothesis comes first, then the wanted answer, then a premise that gives it: so a
+    hypothesis alone says nothing about the label.
+    """
+    setting = PHENOMENA[phenomenon](rng, words("mini_nli"))
+    while True:
+        hypothesis = rng.choice(setting.hypotheses)
+        by_answer = [[], [], []]
+        for premise in setting.premises:
+            if premise.text != hypothesis.text:
+                votes = setting.judge(premise, hypothesis)
+                by_answer[votes.index(max(votes))].append((premise, votes))
+        if all(by_answer):
+            (wanted,) = rng.choices(by_answer, WANTED)
+            # graded answers, where readers differ, come twice as often
+            weights = [2 if max(votes) < 1 else 1 for _, votes in wanted]
+            ((premise, votes),) = rng.choices(wanted, weights)
+            return setting.key, premise.text, hypothesis.text, votes
+
+
+@cache
+def rows(seed=SEED):
+    """{split: rows}; no pair comes twice. A swapped pair asks something else, so it is another.
+
+    Another seed gives further rows of the same grammar; its train rows hold no pair of the stored
+    validation and test files.
+    """
+    judged = set() if seed == SEED else grammar.pairs("mini_nli", rows(), tuple)
+    return grammar.labelled_rows("mini_nli", seed, SHARES, pair, tuple, judged)
