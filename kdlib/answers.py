@@ -3,6 +3,7 @@ import numpy as np
 import torch
 
 from .causal import logits_at
+from .engine.device import at_work
 from .glue import collator
 from .losses import TopK, distillation_loss, topk_distillation_loss
 from .models import forward_inputs
@@ -12,13 +13,18 @@ READ = ("input_ids", "attention_mask", "token_type_ids")        # what a teacher
 WIDE = 1 << 16                                                  # ids from here on need a 17th bit, from twice as many a third byte
 
 
-@torch.inference_mode()
-def teacher_logits(teacher, rows, collator, batch_size: int = 64) -> np.ndarray:
+def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -> np.ndarray:
     """(rows, classes) float32: what the teacher answers to each row, in the rows' order; dropout off.
 
     rows: a `datasets.Dataset`, or anything with a length whose rows are dicts. Rows are read longest first, so that a
     batch holds rows of like length and memory runs out at once or not at all.
+    device: where the teacher computes meanwhile; None for the machine's GPU if it has one.
     """
+    with torch.inference_mode(), at_work(teacher, device):
+        return _classifier_logits(teacher, rows, collator, batch_size)
+
+
+def _classifier_logits(teacher, rows, collator, batch_size: int) -> np.ndarray:
     if hasattr(rows, "column_names"):
         rows = rows.select_columns([c for c in rows.column_names if c in READ])
     lengths = [len(ids) for ids in rows["input_ids"]] if hasattr(rows, "column_names") else [
@@ -36,9 +42,16 @@ def teacher_logits(teacher, rows, collator, batch_size: int = 64) -> np.ndarray:
     return answers
 
 
-@torch.inference_mode()
 def topk_answers(teacher, rows, k: int, temperatures: list[float], batch_size: int) -> dict[str, torch.Tensor]:
-    """For each predicted token of each row, in the rows' order: ids, log-probabilities, rests; `offsets` says where a row starts."""
+    """For each predicted token of each row, in the rows' order: ids, log-probabilities, rests; `offsets` says where a row starts.
+
+    The teacher computes on the machine's GPU if it has one; the answers are on the CPU.
+    """
+    with torch.inference_mode(), at_work(teacher):
+        return _topk_answers(teacher, rows, k, temperatures, batch_size)
+
+
+def _topk_answers(teacher, rows, k: int, temperatures: list[float], batch_size: int) -> dict[str, torch.Tensor]:
     said, was_training = [None] * len(rows), teacher.training
     teacher.eval()
     order = np.argsort([-len(ids) for ids in rows["input_ids"]], kind="stable")
@@ -98,13 +111,8 @@ def wide_ids(low: torch.Tensor, high: torch.Tensor | None) -> torch.Tensor:
 @torch.inference_mode(False)
 def compare_topk(cache, teacher, rows, places, student=None) -> dict[str, float]:
     """What `teacher_cache.audit` says of a language model: cached against dense, token by token, on the same rows."""
-    was_training = teacher.training
-    teacher.eval()
-    with torch.no_grad():
-        ask = lambda model, row: model(input_ids=torch.tensor([row["input_ids"]], device=model.device)).logits[0, predicted(row)].float().cpu()
-        dense = torch.cat([ask(teacher, row) for row in rows])
-        pupil = None if student is None else torch.cat([ask(student, row) for row in rows])
-    teacher.train(was_training)
+    dense = _logits_row_by_row(teacher, rows)
+    pupil = None if student is None else _logits_row_by_row(student, rows)
     planned, found = cache.manifest["key"]["temperatures"], {"tokens": len(dense)}
     kept = cache.topk(places, planned[0])
     found["largest difference of a log-probability"] = (torch.log_softmax(dense, -1).gather(-1, kept.ids) - kept.logprobs).abs().max().item()
@@ -114,6 +122,19 @@ def compare_topk(cache, teacher, rows, places, student=None) -> dict[str, float]
         if pupil is not None:
             found[f"T = {t:g}: cosine to the dense gradient"] = gradient_cosine(pupil, dense, cache.topk(places, t), t)
     return found
+
+
+@torch.no_grad()
+def _logits_row_by_row(model, rows) -> torch.Tensor:
+    """(tokens, vocab) float32 on the CPU: the model's logits at each predicted token, one row a forward; dropout off."""
+    parts, was_training = [], model.training
+    model.eval()
+    with at_work(model):
+        for row in rows:
+            logits = model(input_ids=torch.tensor([row["input_ids"]], device=model.device)).logits
+            parts.append(logits[0, predicted(row).to(logits.device)].float().cpu())
+    model.train(was_training)
+    return torch.cat(parts)
 
 
 def gradient_cosine(student_logits: torch.Tensor, teacher_logits: torch.Tensor, kept: TopK, temperature: float) -> float:

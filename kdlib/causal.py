@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .losses import DistillationLoss, TopK, distillation_loss, topk_distillation_loss
+from .engine.device import at_work
 from .engine.wide_loss import linear_distillation_loss
 
 TEACHER_PLACE = "teacher_place"                 # the column that says where in a teacher cache a row stands
@@ -58,9 +59,25 @@ def _head_at(model, keep: Tensor):
 
 
 def logits_at(model, inputs: dict, keep: Tensor) -> Tensor:
-    """(tokens, vocab): the model's logits at the positions in `keep` (batch, length), row by row."""
+    """(tokens, vocab): the model's logits at the positions in `keep` (batch, length), row by row.
+
+    They are on the model's device; the inputs are moved there.
+    """
+    place = getattr(model, "module", model).device
     with _head_at(model, keep):
-        return model(**{k: inputs[k] for k in READ if k in inputs}, use_cache=False).logits
+        return model(**{k: inputs[k].to(place) for k in READ if k in inputs}, use_cache=False).logits
+
+
+@torch.no_grad()
+def target_logits(model, batch: dict) -> Tensor:
+    """(tokens, vocab) float32 on the CPU: what the model predicts at the target positions of a collated batch.
+
+    For measuring, without a gradient. The model computes on the machine's GPU if it has one. The answers
+    come to the CPU, so that those of two models can be compared wherever each of them is.
+    """
+    keep, _ = target_positions(batch["labels"])
+    with at_work(model):
+        return logits_at(model, batch, keep).float().cpu()
 
 
 def plain_head(model):

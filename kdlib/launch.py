@@ -2,6 +2,7 @@
 
 A notebook's kernel holds one process, with CUDA perhaps at work already, so nothing can be forked from it. The stage's function and
 its inputs are handed over in a file instead, each process calls the function, and the first one's value comes back.
+Tensors travel on the CPU: restored where they were, all processes would put them on the first GPU.
 `DistillationArguments` then divides the batch among the processes: the step reads the same rows as it does in one process.
 """
 import json
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from . import deadline
@@ -27,7 +29,6 @@ def in_processes(function, inputs: dict, seed: int, count: int):
 
     inputs["folder"] is the stage's own: Trainer's checkpoints go there, and for a while the files of the handover.
     """
-    import cloudpickle                                          # it takes a notebook's functions with all that they name
     import torch
 
     from . import stages
@@ -36,8 +37,7 @@ def in_processes(function, inputs: dict, seed: int, count: int):
                          f"--gres gpu:{count}")
     place = Path(inputs["folder"]) / "handover"
     shutil.rmtree(place, ignore_errors=True), place.mkdir(parents=True)
-    with open(place / "call.pkl", "wb") as file:                # read by our own processes alone, and deleted
-        cloudpickle.dump((function, inputs, seed), file)
+    hand_over((function, inputs, seed), place / "call.pkl")     # read by our own processes alone, and deleted
     # a kernel draws with an inline backend that no plain process has; what it can import, they can
     environment = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "JPY_PARENT_PID")} | {
         "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -57,6 +57,28 @@ def in_processes(function, inputs: dict, seed: int, count: int):
     value = stages.load(place / "value")
     shutil.rmtree(place, ignore_errors=True)
     return value
+
+
+def hand_over(call, file: Path) -> None:
+    """Pickle `call` into `file`, with every tensor of it on the CPU."""
+    with open(file, "wb") as opened:
+        _pickler()(opened).dump(call)
+
+
+@cache
+def _pickler() -> type:
+    import cloudpickle                                          # it takes a notebook's functions with all that they name
+    import torch
+
+    class OnCPU(cloudpickle.Pickler):
+        def reducer_override(self, thing):
+            if isinstance(thing, torch.Tensor) and thing.device.type not in ("cpu", "meta"):
+                if isinstance(thing, torch.nn.Parameter):
+                    return torch.nn.Parameter, (thing.data, thing.requires_grad)
+                return thing.detach().cpu().__reduce_ex__(self.proto)
+            return super().reducer_override(thing)
+
+    return OnCPU
 
 
 def shard(model, device):
@@ -84,6 +106,8 @@ def worker(place: Path) -> int:
     from . import stages
     from .run import set_seed
     rank = int(os.environ["RANK"])
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))    # "cuda" now means this process's own GPU
     if rank:
         sys.stdout = open(os.devnull, "w")                      # one voice is enough
     try:

@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from .chat import EOT, end_token_id
 from .engine import hub
+from .engine.device import at_work
 
 LAYER = re.compile(r"^(.*\.layers?\.)(\d+)(\..*)$")        # bert.encoder.layer.3.…, model.layers.3.…
 
@@ -301,20 +302,27 @@ def size(model: nn.Module) -> dict[str, float]:
     return {"parameters": sum(p.numel() for p in unique), "megabytes": sum(p.numel() * p.element_size() for p in unique) / 1e6}
 
 
-@torch.inference_mode()
 def latency(model: PreTrainedModel, batch: dict, *, repeats: int = 20, warmup: int = 3) -> float:
-    """Median seconds of one forward pass over `batch` (token ids and mask, tensors), dropout off."""
+    """Median seconds of one forward pass over `batch` (token ids and mask, tensors), dropout off; on the machine's GPU if it has one."""
     was_training, times = model.training, []
     model.eval()
-    batch = forward_inputs(model, {k: v.to(model.device) for k, v in batch.items() if k != "labels"})
-    for i in range(warmup + repeats):
-        start = time.perf_counter()
-        model(**batch)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+    with torch.inference_mode(), at_work(model):
+        batch = forward_inputs(model, {k: v.to(model.device) for k, v in batch.items() if k != "labels"})
+        for i in range(warmup + repeats):
+            start = time.perf_counter()
+            model(**batch)
+            _wait_for(model.device)
+            times.append(time.perf_counter() - start)
     model.train(was_training)
     return sorted(times[warmup:])[repeats // 2]
+
+
+def _wait_for(device: torch.device) -> None:
+    """A GPU's kernels run on after the call has returned: a clock must wait for them."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def forward_inputs(model: nn.Module, batch: dict) -> dict:

@@ -9,16 +9,22 @@ gradient. Those words can't be cached, and the teacher must be there to read the
 import numpy as np
 import torch
 
+from .engine.device import at_work
 from .trainer import DistillationTrainer
 
 
-@torch.no_grad()
 def own_words(model, batch: dict, *, stop: int, pad: int, longer: int = 8) -> dict:
     """`batch` with what the model itself says after each prompt, sampled at T = 1 from the whole vocabulary, in place of the targets.
 
     batch: input_ids, attention_mask, labels (rows, length), padded on the right, labels -100 on the prompt. A row ends with `stop`, or `longer`
     tokens after the batch's longest target: such a row has no end, and none is invented. Labels of the new batch are the model's own words.
+    The model speaks on the machine's GPU if it has one; the new batch is where the old one was.
     """
+    with torch.no_grad(), at_work(model):
+        return _own_words(model, batch, stop, pad, longer)
+
+
+def _own_words(model, batch: dict, stop: int, pad: int, longer: int) -> dict:
     lengths, learnt = batch["attention_mask"].sum(1).tolist(), (batch["labels"] != -100).sum(1).tolist()
     prompts = [ids[:n - k] for ids, n, k in zip(batch["input_ids"], lengths, learnt)]
     width = max(map(len, prompts))

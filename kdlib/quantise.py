@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .engine.device import machine_device
 from .paths import did_you_mean
 
 WIDTHS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8 weight-only": 8, "int8 dynamic": 8, "int4 weight-only": 4}      # and their bits a weight
@@ -107,6 +108,7 @@ def finished(model: nn.Module) -> nn.Module:
 def quantised(model: nn.Module, method: str, *, group: int = GROUP) -> nn.Module:
     """A copy for use, by torchao (or a cast): one of WIDTHS. Embeddings, norms, biases and the head stay in floats.
 
+    The copy is on the machine's CUDA GPU if it has one.
     "int8 weight-only" keeps a scale a row; "int8 dynamic" rounds each token's activations, too, and multiplies whole numbers;
     "int4 weight-only" keeps a scale a group. On a CPU torchao holds 4 bits in a byte each: see `packed_mb`.
     """
@@ -114,6 +116,8 @@ def quantised(model: nn.Module, method: str, *, group: int = GROUP) -> nn.Module
         raise ValueError(f"method must be one of {', '.join(WIDTHS)}, not {method!r}{did_you_mean(method, WIDTHS)}")
     names = set(linears(model))
     model = copy.deepcopy(model).eval()
+    if machine_device() == "cuda":                              # torchao packs weights for the device on which they lie
+        model.to("cuda")
     if WIDTHS[method] >= 16:
         return model.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[method])
     try:

@@ -131,10 +131,12 @@ def _language(student, teacher, settings: dict, **changes) -> memory.Estimate:
 
 def _prompt(model, settings: dict) -> tuple[float, float, float]:
     """Notebook 06: student and teacher are the same model. The base, its untuned copy and the tuned
-    one lie in main memory, beside the student; two of them are kept on the disk.
+    one lie in main memory, beside the student; one is kept on the disk. A training of more than
+    ten minutes saves checkpoints, too.
     """
     step = _language(model, model, settings)
-    return step.total + CONTEXT_GB, 4 * _gb(model), 2 * _gb(model) + 1.0
+    disk = CHECKPOINTS * _gb(model, ADAMW_BYTES) + 2 * _gb(model)
+    return step.total + CONTEXT_GB, 4 * _gb(model), disk
 
 
 def _distil(teacher, student, settings: dict) -> tuple[float, float, float]:

@@ -50,7 +50,7 @@ LIMITS = {"temperature": _positive, "learning_rate": _positive, "epochs": _posit
           "lora_rank": (lambda v: v >= 0, "a rank, or 0 for all weights"), "topk": (lambda v: v >= 0, "a count, or 0 for a live teacher"),
           "targets": (lambda v: v in ("references", "teacher"), "references or teacher"), "end_token": (lambda v: v in ("new", "reserved"), "new or reserved"),
           "hidden": _among("off", "ce", "kd", "cosine", "mse", "mse_other_rows", "mse_random"), "words": _among("off", "references", "own"),
-          "divergence": _among("ce", "forward_kl", "reverse_kl", "jsd"), "own_from": _share, "weight": (lambda v: v >= 0, "0 or more")}
+          "divergence": _among("ce", "forward_kl", "reverse_kl", "jsd"), "own_from": _share, "dtype": _among("auto", "float32", "bfloat16", "float16"), "weight": (lambda v: v >= 0, "0 or more")}
 
 
 def run_folder(notebook: str, profile: str, seed: int, settings: dict, run_dir: str = "", root: Path | None = None) -> Path:
@@ -183,10 +183,10 @@ class Run:
     """See `start`. `settings` holds the checked values, `folder` the run's files, `device` "cuda", "mps" or "cpu"."""
 
     def __init__(self, notebook: str, profile: str, seed: int, settings: dict, run_dir: str = ""):
-        import torch
         from . import figures
+        from .engine.device import machine_device
         self.notebook, self.profile, self.seed, self.settings = notebook, profile, seed, SimpleNamespace(**settings)
-        self.device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        self.device = machine_device()
         self.folder = run_folder(notebook, profile, seed, settings, run_dir)
         self._open({"notebook": notebook, "profile": profile, "seed": seed, "settings": settings})
         self._results, self._tables, self._seconds, self._began = {}, {}, {}, time.perf_counter()

@@ -33,6 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from . import answers
+from .engine.device import at_work
 from .losses import TopK
 from .results import versions
 from .paths import runs_root, write_json
@@ -72,7 +73,8 @@ def build(teacher, rows, tokenizer, *, topk: int = 0, temperatures: tuple[float,
             getattr(torch, dtype))}
     shards = [range(i, min(i + shard_rows, len(rows))) for i in range(0, len(rows), shard_rows)]
     _write_keys(folder, keys)
-    seconds = _fill(folder, name, rows, shards, ask)
+    with at_work(teacher):                                      # moved once, not once a shard
+        seconds = _fill(folder, name, rows, shards, ask)
     manifest = {"key": key, "kind": "topk" if topk else "logits", "rows": len(rows), "shards": len(shards), "vocabulary": vocabulary,
                 "classes": None if topk else teacher.config.num_labels, "seconds": round(seconds, 2), "versions": versions()}
     write_json(folder / "manifest.json", manifest | _measure(folder, len(shards), key.get("temperatures", [])))

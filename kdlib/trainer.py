@@ -285,8 +285,8 @@ class DistillationTrainer(Trainer):
         key = getattr(rows, "_fingerprint", None) or id(rows)
         if key not in self._eval_teacher_logits:
             # `rows` is kept beside its logits: were it collected, its id could come back as another dataset's
-            self._eval_teacher_logits[key] = (rows, teacher_logits(self.teacher, rows, self.data_collator,
-                                                                   self.args.per_device_eval_batch_size))
+            self._eval_teacher_logits[key] = (rows, teacher_logits(
+                self.teacher, rows, self.data_collator, self.args.per_device_eval_batch_size, self.args.device))
         return self._eval_teacher_logits[key][1]
 
     # -- running -----------------------------------------------------------------------------------------------------

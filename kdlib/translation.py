@@ -22,6 +22,7 @@ import torch
 
 from . import deadline
 from .causal import logits_at
+from .engine.device import at_work
 from .chat import (BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer,  # noqa: F401
                    token_id, with_end_token)
 from .engine import hub
@@ -272,12 +273,12 @@ class Translations(NamedTuple):
     report: dict
 
 
-@torch.inference_mode()
 @deadline.timed("translate")
 def translate(model, tokenizer, sentences: list[str], *, batch_size: int = 32, max_new_tokens: int = 0, shots: list[tuple[str, str]] = (),
               beams: int = 1) -> Translations:
     """Translate English sentences: greedy (or with `beams`), batches of like length, padded in front of the sentence, keys and values cached.
 
+    The model computes on the machine's GPU if it has one, and is then put back where it was.
     What all prompts begin with (most of a short sentence's prompt) is read once for all sentences, not once for each.
     A translation ends at the end token or where the turn ends. One that never ends is cut off at max_new_tokens (0: twice
     its batch's longest source and 32 more) and reported. ValueError for an empty sentence and one that leaves no room.
@@ -285,6 +286,11 @@ def translate(model, tokenizer, sentences: list[str], *, batch_size: int = 32, m
     for name, count, least in (("batch_size", batch_size, 1), ("max_new_tokens", max_new_tokens, 0), ("beams", beams, 1)):
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise ValueError(f"{name} must be a whole number from {least} on, not {count!r}")
+    with torch.inference_mode(), at_work(model):
+        return _translate(model, tokenizer, sentences, batch_size, max_new_tokens, shots, beams)
+
+
+def _translate(model, tokenizer, sentences, batch_size: int, max_new_tokens: int, shots, beams: int) -> Translations:
     stops = [end_token_id(tokenizer), *(i for t in (EOT, "<|end_of_text|>", "<|eom_id|>") if (i := token_id(tokenizer, t)) is not None)]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special} | {tokenizer.unk_token_id}
     prompts = [prompt(tokenizer, s, shots=shots) for s in sentences]
@@ -350,12 +356,17 @@ def _repeats(ids: list[int], times: int = 4, longest: int = 8) -> bool:
     return False
 
 
-@torch.inference_mode()
 def end_probability(model, tokenizer, rows, *, batch_size: int = 64) -> float:
     """The probability of `<|end_of_translation|>` where a reference translation ends, mean over `rows` (of `encode`).
 
     It tells how well an end is learnt before a single text is generated; greedy decoding stops where it is the largest.
+    The model computes on the machine's GPU if it has one.
     """
+    with torch.inference_mode(), at_work(model):
+        return _end_probability(model, tokenizer, rows, batch_size)
+
+
+def _end_probability(model, tokenizer, rows, batch_size: int) -> float:
     end, collate, sums = end_token_id(tokenizer), collator(tokenizer), []
     was_training = model.training
     model.eval()

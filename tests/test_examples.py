@@ -5,9 +5,10 @@ import shlex
 
 import pytest
 
-from kdlib import batch, ready, slurm
+from kdlib import batch, ready, room, slurm
 from kdlib.__main__ import parser, unique, value
 from kdlib.paths import ROOT
+from kdlib.run import settings_of
 
 PAGES = ("README.md", "CLUSTER.md")
 
@@ -74,7 +75,9 @@ def test_parameters_in_the_text_are_declared():
 def test_the_table_of_what_notebooks_need_is_what_kdlib_counts(tmp_path, monkeypatch):
     monkeypatch.setenv("KD_REAL", str(tmp_path))  # all has to be fetched
     text = (ROOT / "CLUSTER.md").read_text(encoding="utf8")
-    shown = re.findall(r"^\| (\d\d) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text, re.M)
-    counted = ready.table("full")
-    counted = {row[0][:2]: [float(number) for number in row[1:]] for row in counted.values.tolist()}
-    assert {row[0]: [float(number) for number in row[1:]] for row in shown} == counted
+    shown = re.findall(r"^\| (\d\d) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \| `(.*?)` \|", text, re.M)
+    counted, cluster = {}, slurm.load_cluster("explorer")
+    for name, *numbers in ready.table("full").values.tolist():
+        need = room.of(name, settings_of(name, "full"))
+        counted[name[:2]] = [*map(float, numbers), slurm._gres(cluster, need, name)]
+    assert {row[0]: [*map(float, row[1:5]), row[5]] for row in shown} == counted

@@ -1,0 +1,44 @@
+"""Where models compute: the machine's GPU while they are asked, and where they were before once they have answered."""
+
+import os
+from contextlib import contextmanager
+
+import torch
+
+
+def machine_device() -> str:
+    """ "cuda", "mps" or "cpu": where runs, teacher passes, evaluations and translations compute.
+
+    In one of several processes without CUDA it is the CPU, as it is for the trainer there.
+    """
+    if torch.cuda.is_available():
+        return "cuda"
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    return "mps" if alone and torch.backends.mps.is_available() else "cpu"
+
+
+@contextmanager
+def at_work(model, device: str | torch.device | None = None):
+    """Within this block the model is on `device` (None: the machine's); afterwards it is back where it was.
+
+    It goes back because a GPU has no room for every model of a notebook at once. A model that is on
+    a GPU already stays there: somebody has put it there. So does one whose weights are not plain
+    tensors: torchao's are packed for the device on which they were quantised, FSDP's are shared out.
+    """
+    home = model.device
+    place = torch.device(device or machine_device())
+    packed = any(type(weight.data) is not torch.Tensor for weight in model.parameters())
+    if packed or home.type != "cpu" or place.type == "cpu":
+        yield model
+        return
+    _move(model, place)
+    try:
+        yield model
+    finally:
+        _move(model, home)
+
+
+def _move(model, place) -> None:
+    # Callers often are inside inference_mode. Weights that move there could never be trained again.
+    with torch.inference_mode(False):
+        model.to(place)
