@@ -206,12 +206,11 @@ def main(*, show_plan: bool = False, show_measured: bool = False, gpus: list | N
     table = plan([_card(g) for g in gpus] if gpus else None) if show_plan or gpus else None             # a misspelt GPU is refused first
     stopped = tell(check())
     if table is not None:
-        print("\nLlama-3.2 3B → 1B, 8 rows of 256 tokens, 100 of them learnt, 16-bit autocast: GB, and where that fits; recipes add up.\n"
-              "A cached teacher still stays on the GPU: notebook 07 asks it again.\n")
+        print("\nLlama-3.2 3B → 1B, 8 rows of 256 tokens, 100 of them learnt, 16-bit autocast: GB, and where that fits; recipes add up\n")
         wide = table.round({"total": 1}).pivot(index=["recipe", "total"], columns="gpu", values="fits")
         print(wide.loc[table["recipe"].unique()][list(table["gpu"].unique())].reset_index().to_string(index=False))
         from .ready import table as needed
-        print("\nprofile full, a run of each notebook: GB, estimated from published sizes, not measured on a GPU (06 trains in float32)\n")
+        print("\nprofile full, a run of each notebook: GB, estimated from published sizes, not measured on a GPU\n")
         print(needed().to_string(index=False))
     if show_measured:
         print("\nestimate against the measured peak of two real steps, on the CPU, above what the process held before\n")

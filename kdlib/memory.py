@@ -93,8 +93,7 @@ STATE = {"adamw": 2.0, "adamw8bit": 0.0, "sgd": 0.0}              # × the weigh
 
 def estimate(student, teacher=None, *, batch_size: int, length: int, learnt: int | None = None, dtype: str = "float32",
              optimizer: str = "adamw", lora_rank: int = 0, checkpointing: bool = False, cached_teacher: bool = False,
-             chunk_tokens: int = 0, teacher_dtype: str = "", autocast: bool = False, accumulation: int = 1,
-             teacher_stays: bool = False) -> Estimate:
+             chunk_tokens: int = 0, teacher_dtype: str = "", autocast: bool = False, accumulation: int = 1) -> Estimate:
     """The memory of a training step of `DistillationTrainer`, in GB, part by part.
 
     student, teacher: names of `MODELS`, transformers configs, or None (CE alone). length: tokens a row; learnt: of these, the ones
@@ -102,8 +101,7 @@ def estimate(student, teacher=None, *, batch_size: int, length: int, learnt: int
     autocast: computes in 16 bits over float32 weights. optimizer: adamw (8 bytes a parameter in float32), adamw8bit (2, and two float32
     scales a block of 256: Dettmers et al. 2022, section 2.1), sgd (none). lora_rank: 0 trains all weights. chunk_tokens: the loss sees
     that many tokens at a time (`engine.wide_loss`, which the trainer uses; 0: the plain way). accumulation > 1 keeps gradients between batches.
-    cached_teacher: its answers are stored, and nobody asks it while the student trains; teacher_stays: its weights stay on the GPU
-    all the same, as in notebook 07, which asks it again after the training.
+    cached_teacher: its answers are stored, and it leaves the GPU while the student trains (a model is on the GPU only while it is asked).
 
     weights, gradients, optimiser: parameters × bytes (the 16 bytes a parameter of Rajbhandari et al. 2020, "ZeRO", section 3.1,
     are autocast's with float32 weights and AdamW). activations: `KEPT` × tokens × layers; with checkpointing one width a layer, and
@@ -137,7 +135,7 @@ def estimate(student, teacher=None, *, batch_size: int, length: int, learnt: int
     gradients = trained * wide
     state = trained * (2 + 8 / 256) if optimizer == "adamw8bit" else gradients * STATE[optimizer]
     theirs = n_bytes[teacher_dtype or dtype]
-    kept = 0 if t is None or (cached_teacher and not teacher_stays) else t.parameters * theirs
+    kept = 0 if t is None or cached_teacher else t.parameters * theirs
     passing = 0 if t is None or cached_teacher else tokens * theirs * (3 * t.width + 3 * t.inner)
     # -- what comes and goes
     layer = _layer(s, mode, bool(lora_rank)) * tokens + (0 if llama else _attention(s, batch_size, length) * compute)
@@ -182,12 +180,11 @@ RECIPES = {                                     # each adds to the one before
 
 
 def plan(gpus=None, student="Llama-3.2-1B", teacher="Llama-3.2-3B", *, batch_size: int = 8, length: int = 256, learnt: int = 100,
-         accumulation: int = 8, autocast: bool = True, teacher_dtype: str = "float16", teacher_stays: bool = True):
+         accumulation: int = 8, autocast: bool = True, teacher_dtype: str = "float16"):
     """Which recipe fits which GPU, as a tidy DataFrame: gpu, gpu_gb, recipe, the parts of `Estimate`, fits.
 
     gpus: names of `GPUS` or numbers of GB, all names by default. The defaults are the profile `full` of notebook 07: float32 weights,
-    16-bit arithmetic (bf16 from Ampere on, else fp16) and a 16-bit teacher, which stays on the GPU when its answers are cached too
-    (teacher_stays; False: as if the notebook freed it). 8-bit AdamW is no recipe here, because no notebook offers it. fits: "yes", "tight" where less than 15 % of the
+    16-bit arithmetic (bf16 from Ampere on, else fp16) and a 16-bit teacher. 8-bit AdamW is no recipe, because no notebook offers it. fits: "yes", "tight" where less than 15 % of the
     card is left (the estimate is no better than that), "no". Recipes add up. ValueError for an unknown GPU, naming the known ones.
     """
     import pandas as pd
@@ -201,7 +198,7 @@ def plan(gpus=None, student="Llama-3.2-1B", teacher="Llama-3.2-3B", *, batch_siz
     for recipe, change in RECIPES.items():
         asked |= change
         parts = estimate(student, teacher, batch_size=batch_size, length=length, learnt=learnt, accumulation=accumulation,
-                         autocast=autocast, teacher_dtype=teacher_dtype, teacher_stays=teacher_stays, **asked)
+                         autocast=autocast, teacher_dtype=teacher_dtype, **asked)
         rows += [{"gpu": gpu, "gpu_gb": gb, "recipe": recipe, **parts._asdict(),
                   "fits": "no" if parts.total > gb else "tight" if parts.total > 0.85 * gb else "yes"} for gpu, gb in cards.items()]
     return pd.DataFrame(rows)

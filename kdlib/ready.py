@@ -4,20 +4,17 @@ doctor 07 --profile full --need-gpu` takes seconds, and what it refuses would ha
     for finding in ready.check("07_eurollama_distil", "full", need_gpu=True):
         print(finding)
 
-What the notebook needs is `needs`' arithmetic; the findings are `doctor`'s.
+How much it needs is `room`'s arithmetic, where its models come from `needs`' list; the findings are
+`doctor`'s.
 """
 
-import json
-import os
 import shutil
 from pathlib import Path
 
-from . import batch, doctor, needs, paths
+from . import batch, doctor, needs, room
 from .doctor import Finding
-from .get import gated_advice, local_copy, probe_hub
 from .run import run_folder, settings_of
 
-WEIGHTS = (".safetensors", ".bin", ".ckpt", ".parquet", ".model", "tokenizer.json")
 ANYWAY = "or take the lines with doctor out of the job's script, and try"
 
 
@@ -30,7 +27,7 @@ def check(
     name, given = batch.notebook_path(notebook).stem, dict(parameters or {})
     seed, run_dir = given.pop("seed", 0), given.pop("run_dir", "")
     settings = settings_of(name, profile, **given)
-    need = needs.of(name, settings)
+    need = room.of(name, settings)
     profile = settings.pop("profile")
     folder = run_folder(name, profile, seed, settings, run_dir)
     looks = {
@@ -38,7 +35,7 @@ def check(
         "memory": lambda: memory(need),
         "disk": lambda: disk(need, folder),
         "run folder": lambda: doctor.runs("run folder"),
-        "models and data": lambda: repositories(need, name, profile),
+        "models and data": lambda: sources(name, profile, settings),
     }
     findings = []
     for what, look in looks.items():
@@ -51,7 +48,7 @@ def check(
     return findings
 
 
-def gpu(need: needs.Needs, need_gpu: bool) -> list[Finding]:
+def gpu(need: room.Room, need_gpu: bool) -> list[Finding]:
     """Does torch see a GPU and serve it, and is it large enough? Without one the CPU computes: that
     stops a job that asked for a GPU.
     """
@@ -77,7 +74,7 @@ def gpu(need: needs.Needs, need_gpu: bool) -> list[Finding]:
     return findings
 
 
-def memory(need: needs.Needs) -> list[Finding]:
+def memory(need: room.Room) -> list[Finding]:
     """Main memory that is left for this job."""
     free = doctor.free_gb()
     found = f"{free:.1f} GB free, and about {need.memory:.0f} are needed"
@@ -87,7 +84,7 @@ def memory(need: needs.Needs) -> list[Finding]:
     return [Finding("memory", False, found, fix, free < doctor.LEAST_GB)]
 
 
-def disk(need: needs.Needs, folder: Path) -> list[Finding]:
+def disk(need: room.Room, folder: Path) -> list[Finding]:
     """Room for the run, less what an earlier part of the same run has written already."""
     place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free / 1e9
@@ -99,67 +96,16 @@ def disk(need: needs.Needs, folder: Path) -> list[Finding]:
     return [Finding("disk", False, found, fix, True)]
 
 
-def repositories(need: needs.Needs, notebook: str, profile: str) -> list[Finding]:
-    """What the notebook loads from the hub: in the cache, or at least to be had."""
-    missing = [source for source in need.downloads if not cached(source, notebook)]
-    findings = [
-        Finding(source, True, "in the cache") for source in need.downloads if source not in missing
-    ]
-    fetch = f"fetch it on a login node first: python -m kdlib get {profile} {notebook[:2]}"
-    if missing and _offline():
-        found = "not in the cache, and HF_HUB_OFFLINE is set"
-        return findings + [Finding(source, False, found, fetch, True) for source in missing]
-    for source in missing:
-        findings.append(_reachable(source, need.downloads[source], fetch))
-    return findings
-
-
-def _reachable(source: str, size: float, fetch: str) -> Finding:
-    """Can it be had from the hub, with this machine's token?"""
-    from huggingface_hub import auth_check
-
-    try:
-        probe_hub(source)
-    except ConnectionError as error:
-        found = f"not in the cache, and the hub does not answer: {str(error).partition('. ')[0]}"
-        return Finding(source, False, found, fetch, True)
-    try:
-        auth_check(source, repo_type="dataset" if source in needs.DATASETS else "model")
-    except Exception as error:  # of requests or httpx, by the library's version
-        refused = "Repo" in type(error).__name__ or "401" in str(error) or "403" in str(error)
-        found = f"not in the cache, and refused ({type(error).__name__})"
-        fix = gated_advice(source) if refused else fetch
-        return Finding(source, False, found, fix, refused)
-    return Finding(source, False, f"not in the cache: about {size:.1f} GB will be fetched", fetch)
-
-
-def _offline() -> bool:
-    return (os.environ.get("HF_HUB_OFFLINE") or "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def cached(source: str, notebook: str = "") -> bool:
-    """Does a whole copy lie in the user's real rows, or in the hub's cache? Files that an index
-    names count; a download that broke off leaves no file under its name.
+def sources(notebook: str, profile: str, settings: dict) -> list[Finding]:
+    """Every source that the settings name is on this machine, in the hub's cache, or to be had from
+    the hub with this machine's login. It is what a run asks first, too (`needs.check`).
     """
-    from huggingface_hub import constants
-
-    part = needs.DATASETS.get(source, "")
-    if source == "nyu-mll/glue" and notebook.startswith("05"):
-        part = "qqp"  # a cache that holds MNLI alone does not help notebook 05
-    copy = local_copy(source)
-    if copy and any((copy / part).glob("*")):
-        return True
-    kind = "datasets" if source in needs.DATASETS else "models"
-    folder = Path(constants.HF_HUB_CACHE) / f"{kind}--{source.replace('/', '--')}" / "snapshots"
-    return any(_whole(snapshot / part) for snapshot in folder.glob("*"))
-
-
-def _whole(snapshot: Path) -> bool:
-    for index in snapshot.glob("*.safetensors.index.json"):
-        named = json.loads(index.read_text(encoding="utf8"))["weight_map"].values()
-        if not all((snapshot / name).exists() for name in named):
-            return False
-    return any(p.name.endswith(WEIGHTS) and p.exists() for p in snapshot.rglob("*"))
+    try:
+        found = needs.check(notebook, profile, settings)
+    except OSError as error:
+        cause, _, todo = str(error).partition(". ")
+        return [Finding("models and data", False, cause, todo or "see this message", True)]
+    return [Finding(role, True, how) for role, how in found.items()]
 
 
 def main(notebook: str, profile: str, parameters: dict, *, need_gpu: bool) -> int:
@@ -178,7 +124,7 @@ def table(profile: str = "full"):
 
     rows = []
     for name in batch.COURSE:
-        need = needs.of(name, settings_of(name, profile))
+        need = room.of(name, settings_of(name, profile))
         if need.downloads:
             rows.append(
                 {
@@ -186,7 +132,7 @@ def table(profile: str = "full"):
                     "GPU": round(need.gpu),
                     "main memory": round(need.memory),
                     "disk": round(need.disk),
-                    "downloads": round(sum(need.downloads.values()), 1),
+                    "downloads": need.downloads,
                 }
             )
     return pd.DataFrame(rows)

@@ -6,7 +6,7 @@ way to submit it.
 The script is text: writing it needs no Slurm. One array task a point (several, where a grid has
 more points than an array may have tasks); each runs `python -m kdlib sweep … --task i/n`, which
 skips what is done and goes on with what was interrupted. GPU and memory are those that the notebook
-needs under its profile (`needs`), unless the user names them.
+needs under its profile (`room`), unless the user names them.
 """
 
 import getpass
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import yaml
 
-from . import batch, needs
+from . import batch, room
 from .paths import ROOT, did_you_mean, runs_root
 from .status import STARTED
 
@@ -160,7 +160,7 @@ def _gpus(gres: str) -> int:
 # -- what the job asks for -----------------------------------------------------------------------------
 
 
-def _resources(cluster: dict, asked: dict, need: needs.Needs, what: str) -> dict:
+def _resources(cluster: dict, asked: dict, need: room.Room, what: str) -> dict:
     """What the job asks for: the user's options, then what the notebook needs, then the cluster's
     own. ValueError for more than the partition has.
     """
@@ -184,7 +184,7 @@ def _resources(cluster: dict, asked: dict, need: needs.Needs, what: str) -> dict
     return wanted
 
 
-def _gres(cluster: dict, need: needs.Needs, what: str) -> str | None:
+def _gres(cluster: dict, need: room.Room, what: str) -> str | None:
     """The first of the cluster's cards that is large enough."""
     cards = cluster.get("cards", [])
     if not need.gpu or not cards:
@@ -199,7 +199,7 @@ def _gres(cluster: dict, need: needs.Needs, what: str) -> str | None:
     )
 
 
-def _mem(least: str, most: str | None, need: needs.Needs, what: str, partition: str) -> str:
+def _mem(least: str, most: str | None, need: room.Room, what: str, partition: str) -> str:
     """Main memory: the notebook's need and a quarter, in steps of 4 GB, but the cluster's `mem` at
     least. ValueError where the partition has less than the need.
     """
@@ -273,7 +273,7 @@ def script(
         raise ValueError(f"the grid has {count:,} points, a run each: --yes if you mean it")
     batch._points(path, grid, profile, parameters)
     what = f"notebook {path.stem[:2]} under profile {profile or 'laptop'}"
-    need = needs.largest(path.stem, profile, parameters, grid)
+    need = room.largest(path.stem, profile, parameters, grid)
     ask = _ask_for_processes(_resources(cluster, asked, need, what), nproc)
     tasks = min(count, MOST_TASKS) if grid else 0
     place = _plain(str(runs_place(cluster)))
@@ -386,7 +386,7 @@ def _fixed(parameters: dict) -> list[str]:
     return [word for key, value in parameters.items() for word in ("-p", f"{key}={value}")]
 
 
-def _first(path: Path, profile: str, cluster: dict, need: needs.Needs, place: str) -> str:
+def _first(path: Path, profile: str, cluster: dict, need: room.Room, place: str) -> str:
     """What to do before the job, as comments: a compute node downloads slowly or not at all."""
     lines = []
     if need.gpu:
@@ -400,9 +400,11 @@ def _first(path: Path, profile: str, cluster: dict, need: needs.Needs, place: st
             for name, (value, _) in cluster.get("environment", {}).items()
             if name.startswith("HF_")
         ]
-        size = sum(need.downloads.values())
         fetch = " ".join([*caches, "python -m kdlib get", profile, path.stem[:2]])
-        lines += [f"# First fetch, on the login node (about {size:.1f} GB):", f"#   {fetch}"]
+        lines += [
+            f"# First fetch, on the login node (about {need.downloads:.1f} GB):",
+            f"#   {fetch}",
+        ]
     if "runs" in cluster and not os.environ.get("KD_RUNS"):
         lines.append(f"# Runs go to {place}: {cluster['runs'][1]}")
     return "".join(line + "\n" for line in lines)
@@ -415,7 +417,7 @@ def _doctor(path: Path, profile: str, parameters: dict, ask: dict, python: str) 
     return f"{python} -m kdlib doctor " + " ".join(map(shlex.quote, words + _fixed(parameters)))
 
 
-def _other_cards(cluster: dict, ask: dict, need: needs.Needs) -> str:
+def _other_cards(cluster: dict, ask: dict, need: room.Room) -> str:
     """What else is large enough, for the line that a refused job leaves: "any card" may have been
     one that torch does not serve.
     """
