@@ -34,6 +34,7 @@ COMET, XLMR = "Unbabel/wmt22-comet-da", "FacebookAI/xlm-roberta-large"
 GLUE, EUROPARL = "nyu-mll/glue", "Helsinki-NLP/europarl"
 
 GATED = (LLAMA, LLAMA_INSTRUCT, LLAMA_3B)
+UNUSED = b"nothing of ours reads this\n"
 RENAMED = {
     "xlm-roberta-large": XLMR,
     "bert-base-uncased": BERT,
@@ -64,10 +65,10 @@ def _json(path: Path, value) -> None:
 
 
 def _unused(folder: Path, *names: str) -> None:
-    """Files for other frameworks, which nothing of ours may fetch: they say so."""
+    """Files that nothing of ours needs, for other frameworks for example: they say so."""
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"for another framework\n" * 1000)
+        (folder / name).write_bytes(UNUSED * 1000)
 
 
 # -- data sets -------------------------------------------------------------------------------------
@@ -430,7 +431,8 @@ def _xlmr(folder: Path) -> None:
         pad_token_id=1, initializer_range=0.3, layer_norm_eps=1e-5,
     )  # fmt: skip
     _json(folder / "config.json", config.to_dict() | {"architectures": ["XLMRobertaForMaskedLM"]})
-    _unused(folder, "model.safetensors", "pytorch_model.bin", "sentencepiece.bpe.model")
+    (folder / "sentencepiece.bpe.model").write_bytes(b"the fast tokenizer has a file of its own")
+    _unused(folder, "model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
 
 
 def _comet(folder: Path) -> None:
