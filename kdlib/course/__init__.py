@@ -1,0 +1,1 @@
+"""What a course needs around its models: claims and findings from stored records."""
