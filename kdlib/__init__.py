@@ -18,12 +18,12 @@ _MODULES = {
     "deadline": "deadline",
     "doctor": "doctor",
     "figures": "figures",
-    "findings": "findings",
-    "gallery": "gallery",
+    "findings": "course.findings",
+    "gallery": "figures.gallery",
     "get": "get",
     "glue": "glue",
     "hidden": "hidden",
-    "legend": "legend",
+    "legend": "figures.legend",
     "losses": "losses",
     "measure": "measure",
     "memory": "memory",
@@ -45,7 +45,7 @@ _MODULES = {
     "translation": "translation",
     "vocab_cost": "tools.vocab_cost",
     "votes": "votes",
-    "widgets": "widgets",
+    "widgets": "figures.widgets",
 }
 # Names that are so common that they need no module in front: kd.start, kd.distillation_loss …
 _NAMES = {

@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from kdlib import drawing, figures, gallery, results
+from kdlib import figures, gallery, results
+from kdlib.figures import drawing
 from kdlib import paths as runs
 from kdlib.paths import write_json
 

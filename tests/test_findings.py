@@ -201,7 +201,7 @@ def test_the_forest_says_every_claim(tmp_path):
 def test_the_readme_says_what_the_records_say():
     """The table of results: each number comes out of the records again."""
     from kdlib import results
-    from kdlib.drawing import spread
+    from kdlib.figures.drawing import spread
     text = (ROOT / "README.md").read_text("utf8")
     rows = {line.split("|")[1].replace("*", "").strip(): line for line in text.splitlines() if line.startswith("| MNLI") or line.startswith("| QQP") or line.startswith("| EuroLlama")}
     for task, notebook in (("MNLI", "04_distilbert_mnli"), ("QQP", "05_distilbert_qqp")):

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..engine.provenance import commit, peak_memory_gb, versions  # noqa: F401  (of a record)
-from ..paths import DATA, ROOT, run_places, write_json
+from ..paths import DATA, run_places, write_json
 from .statistics import (  # noqa: F401  (a notebook names them results.…)
     Difference,
     bootstrap,
@@ -24,6 +24,7 @@ from .statistics import (  # noqa: F401  (a notebook names them results.…)
     interval,
     paired,
 )
+from .stored import Missing, Stored, whole  # noqa: F401  (figures and claims read with them)
 
 REQUIRED = ("notebook", "profile", "seed", "settings", "results")
 
@@ -88,13 +89,13 @@ def _record_files(notebook: str, root: Path | None) -> list[Path]:
 
 def reference_records(notebook: str, profile: str) -> list[dict]:
     """The course's own records. FileNotFoundError when this notebook has none for the profile."""
-    path = DATA / "results" / notebook / f"{profile}.json"
-    if not path.exists():
+    stored = Stored(profile)
+    if not stored.has(notebook, profile):
+        place = f"data/results/{notebook}/{profile}.json"
         raise FileNotFoundError(
-            f"no reference results for {notebook} under profile {profile} "
-            f"({path.relative_to(ROOT)})"
+            f"no reference results for {notebook} under profile {profile} ({place})"
         )
-    return json.loads(path.read_text(encoding="utf8"))["records"]
+    return stored.records(notebook)
 
 
 def known(notebook: str, profile: str, also: dict | None = None) -> list[dict]:
@@ -110,7 +111,7 @@ def known(notebook: str, profile: str, also: dict | None = None) -> list[dict]:
 
 def lecture() -> dict:
     """The lecture's own numbers (data/results/lecture.json)."""
-    return _stored("lecture")
+    return Stored("").lecture()
 
 
 def bench(name: str) -> pd.DataFrame:
@@ -118,11 +119,7 @@ def bench(name: str) -> pd.DataFrame:
 
     `python -m kdlib bench NAME --out …` makes it.
     """
-    return pd.DataFrame(_stored(f"bench_{name}")["rows"])
-
-
-def _stored(name: str) -> dict:
-    return json.loads((DATA / "results" / f"{name}.json").read_text(encoding="utf8"))
+    return pd.DataFrame(Stored("").json(f"results/bench_{name}.json")["rows"])
 
 
 # -- as tables -----------------------------------------------------------------------------------

@@ -1,0 +1,403 @@
+"""What all figures share: one look in three styles, what a figure knows of itself, saving with alt
+text, and the ways to draw that several of them need.
+
+Colours are Okabe and Ito's; lines also differ in style and marker, so that a figure survives a grey
+printer and colour-blind eyes. `slides` are 16:9 with no letter under 18 points on a slide 13.33
+inches wide; `paper` keeps each figure's own shape, for a page or a notebook; `dark` is `slides` on a
+dark ground.
+"""
+
+import textwrap
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from ..paths import did_you_mean
+
+LIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+DARK = ["#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#FFFFFF"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
+HATCHES = ["", "//", "..", "xx", "\\\\", "--"]
+DARK_GROUND = "#111111"
+STYLES = ("slides", "paper", "dark")
+FORMATS = ("png", "svg", "pdf", "csv")
+CANVAS = (7.2, 4.05)  # inches; letters are sized for this canvas blown up to a slide
+SLIDE_WIDTH = 13 + 1 / 3
+SMALLEST = 18 * CANVAS[0] / SLIDE_WIDTH  # points on the canvas that are 18 on a slide
+
+
+# -- what a figure knows of itself ---------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """What the rows of a figure are: of our own records, and of those of real rows ("lab", "full")."""
+
+    synthetic: str
+    real: str = ""
+
+
+def figure(
+    notebook: str,
+    title: str,
+    rows: Rows | str,
+    alt: str,
+    *,
+    file: str = "",
+    data: Callable | None = None,
+):
+    """Mark a drawing function with what its slide needs: notebook, title, and words for the blind.
+
+    rows: what stands in the picture's corner; a text is the same in every profile, and "" stands for
+    no corpus, or for one that is named in panels, rows or legend. Its table is the one that the
+    notebook's record keeps under the function's name; `file` names another file of records than the
+    profile's ("lab": real rows), `data` computes the table from several: see `results.Stored`.
+    """
+
+    def mark(draw):
+        draw.notebook = notebook
+        draw.title = title
+        draw.rows = rows
+        draw.alt = " ".join(alt.split())
+        draw.file = file
+        draw.data = data
+        draw.table_name = draw.__name__
+        return draw
+
+    return mark
+
+
+def again(draw: Callable, name: str, *about, **more) -> Callable:
+    """The same drawing of another table, under a name of its own; the rest is `figure`'s."""
+
+    def other(table):
+        return draw(table)
+
+    other.__name__ = name
+    other.__doc__ = draw.__doc__
+    figure(*about, **more)(other)
+    other.table_name = draw.__name__
+    return other
+
+
+def table_of(draw: Callable, stored) -> pd.DataFrame:
+    """The table that a figure draws, out of `results.Stored`; Missing where a record is."""
+    if draw.data:
+        return draw.data(stored)
+    return stored.table(draw.notebook, draw.table_name, draw.file)
+
+
+# -- one look ------------------------------------------------------------------------------------
+
+
+def style(name: str = "paper") -> None:
+    """One look for all figures; equal bytes for equal data (no dates, fixed SVG ids).
+
+    ValueError for an unknown style.
+    """
+    if name not in STYLES:
+        known = ", ".join(STYLES)
+        raise ValueError(f"style must be one of {known}, not {name!r}{did_you_mean(name, STYLES)}")
+    front, ground = ("white", DARK_GROUND) if name == "dark" else ("black", "white")
+    letters = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    grounds = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
+    plt.rcParams.update(
+        {
+            "figure.figsize": (6.4, 3.6),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "savefig.dpi": 160 if name == "paper" else 1600 / CANVAS[0],
+            "savefig.bbox": "tight" if name == "paper" else None,
+            "svg.hashsalt": "kdlib",
+            "svg.fonttype": "path",
+            "pdf.fonttype": 3,
+            **dict.fromkeys(letters, front),
+            **dict.fromkeys(grounds, ground),
+        }
+    )
+    plt.rcParams["axes.prop_cycle"] = matplotlib.cycler(color=palette())
+
+
+def palette() -> list[str]:
+    """The seven colours of the style that is set: a dark ground needs lighter ones."""
+    return DARK if paper() == DARK_GROUND else LIGHT
+
+
+def color(i: int) -> str:
+    """The i-th colour."""
+    return palette()[i % 7]
+
+
+def marker(i: int) -> str:
+    """The i-th marker."""
+    return MARKERS[i % 7]
+
+
+def look(i: int) -> dict:
+    """Colour, line and marker of the i-th line, as keywords of `plot`."""
+    return {"color": color(i), "linestyle": LINES[i % 7], "marker": marker(i)}
+
+
+def ink() -> str:
+    """The colour of letters and frames: black, or white on a dark ground."""
+    return plt.rcParams["text.color"]
+
+
+def paper() -> str:
+    """The colour of the ground."""
+    return plt.rcParams["axes.facecolor"]
+
+
+def on_slide(fig, corpus: str = "") -> None:
+    """A figure on the slides' canvas: 16:9, and no letter smaller than the back of the room can read.
+
+    corpus: what the rows are, written into the corner; see `name_corpus`.
+    """
+    fig.set_size_inches(CANVAS)
+    strip = 0.045 if corpus else 0  # of the height, kept free for one line
+    fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08, rect=(0, strip, 1, 1 - strip))
+    for ax in fig.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_tick_params(which="both", labelsize=max(SMALLEST, 10))
+    for text in fig.findobj(matplotlib.text.Text):
+        text.set_fontsize(max(text.get_fontsize(), SMALLEST))
+    # Laid out once, then saved in each format as it stands.
+    fig.get_layout_engine().execute(fig)
+    fig.set_layout_engine("none")
+    name_corpus(fig, corpus, 0.012)
+
+
+def name_corpus(fig, corpus: str, margin: float = 0.0) -> None:
+    """What the rows are, in grey at the lower left: a picture pasted into a talk has no caption.
+
+    margin: of the figure's size; 0 puts the words under the figure.
+    """
+    if corpus:
+        fig.text(
+            margin,
+            margin,
+            corpus,
+            color=ink(),
+            alpha=0.65,
+            fontsize=SMALLEST,
+            va="bottom" if margin else "top",
+            in_layout=not margin,
+        )
+
+
+def save_fig(
+    fig, name: str, *, folder: Path, alt: str, formats: tuple[str, ...] = ("svg", "png", "pdf")
+) -> list[Path]:
+    """Write NAME.svg, .png and .pdf under `folder`. ValueError without an alt text that says something."""
+    if not isinstance(alt, str) or len(alt.split()) < 5:
+        raise ValueError(
+            f"figure {name!r} needs an alt text: what it shows, for someone who cannot see it"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "svg": {"Date": None, "Description": alt},
+        "png": {"Description": alt, "Software": None},
+        "pdf": {"CreationDate": None, "Producer": None, "Subject": alt},
+    }
+    paths = [folder / f"{name}.{kind}" for kind in formats]
+    for kind, path in zip(formats, paths):
+        fig.savefig(path, metadata=metadata[kind])
+    return paths
+
+
+def show(fig, caption: str) -> None:
+    """The figure inline, and its caption as text under it (a screen reader reads this one)."""
+    plt.figure(fig.number)
+    plt.show()
+    print(f"Figure: {caption}")
+    plt.close(fig)
+
+
+# -- panels, lines and words that several figures share -------------------------------------------
+
+
+def row_of_axes(count: int, width: float, height: float, extra: float = 0.0, sharey=False):
+    """(figure, list of axes): `count` panels side by side, each `width` inches and the figure `extra`."""
+    size = (width * count + extra, height)
+    fig, axes = plt.subplots(1, count, figsize=size, sharey=sharey, squeeze=False)
+    return fig, list(axes[0])
+
+
+def panels(table: pd.DataFrame, by, width: float, height: float, *, sort=False, **more):
+    """(figure, [(axes, value, its rows), …]): a panel for each value of `by`; see `row_of_axes`."""
+    parts = list(table.groupby(by, sort=sort))
+    fig, axes = row_of_axes(len(parts), width, height, **more)
+    return fig, [(ax, value, part) for ax, (value, part) in zip(axes, parts)]
+
+
+def level(ax, y: float, line="--", **more) -> None:
+    """A thin line across at `y`: what the rest is compared with."""
+    ax.axhline(y, color=ink(), linestyle=line, **{"linewidth": 1, **more})
+
+
+def upright(ax, x: float, line="--", **more) -> None:
+    """A thin line upwards at `x`: what the rest is compared with."""
+    ax.axvline(x, color=ink(), linestyle=line, **{"linewidth": 1, **more})
+
+
+def beside(ax, y: float, text: str, x: float = 1.02, **more) -> None:
+    """Words at the height of `y`, at `x` of the panel's width (1 is its right edge)."""
+    place = ax.get_yaxis_transform()
+    ax.text(x, y, text, transform=place, **{"va": "center", "fontsize": 9, **more})
+
+
+def number(ax, text: str, x: float, y: float, points: float = 6, **more) -> None:
+    """A number a few points right of its mark."""
+    ax.annotate(text, (x, y), (points, 0), textcoords="offset points", va="center", **more)
+
+
+def legend_above(ax, ncols: int = 2, y: float = 1, fontsize: float = 8.5, **more) -> None:
+    """The legend over the panel, where it can hide nothing."""
+    ax.legend(ncols=ncols, fontsize=fontsize, loc="lower center", bbox_to_anchor=(0.5, y), **more)
+
+
+def plain_numbers(axis) -> None:
+    """0.5, 1, 2 … on a logarithmic axis instead of powers."""
+    axis.set_major_formatter("{x:g}")
+
+
+def only_ticks(axis, ticks, labels=None) -> None:
+    """These ticks and no others, also on a logarithmic axis."""
+    axis.set_ticks(ticks, labels)
+    axis.set_minor_locator(matplotlib.ticker.NullLocator())
+
+
+def rate_name(rate: float) -> str:
+    """A learning rate as people write it: 2e-5."""
+    return f"{rate:.0e}".replace("e-0", "e-")
+
+
+def bars(ax, labels, values, errors=None, fmt: str = "{:.2f}", **more) -> None:
+    """Bars with their numbers on top: a slide is read without a ruler."""
+    places = range(len(values))
+    drawn = ax.bar(places, values, yerr=errors, capsize=3, color=palette()[: len(values)], **more)
+    ax.set_xticks(places, labels)
+    ax.bar_label(drawn, [fmt.format(v) for v in values], padding=6, fontsize=9)
+    ax.grid(axis="x", visible=False)
+
+
+def band(ax, stats: pd.DataFrame, middle, low, high, i: int, label: str, alpha=0.15) -> None:
+    """The i-th line over the index of `stats`, with markers and a band from `low` to `high`."""
+    ax.plot(stats.index, middle, **look(i), markersize=4, label=label)
+    ax.fill_between(stats.index, low, high, color=color(i), alpha=alpha)
+
+
+def lines(ax, table: pd.DataFrame, x: str, y: str, by: str, names=None, markers=True) -> None:
+    """One line a value of `by`: mean over the other rows, and a band of ± 1 sd where there are several.
+
+    names: a dict from a value to what the legend calls it.
+    """
+    for i, (value, part) in enumerate(table.groupby(by, sort=False)):
+        stats = part.groupby(x)[y].agg(["mean", "std"])
+        mean, sd = stats["mean"], stats["std"]
+        dressed = look(i) if markers else {**look(i), "marker": None}
+        label = (names or {}).get(value, str(value))
+        ax.plot(stats.index, mean, **dressed, markersize=4, label=label)
+        if sd.notna().any():
+            ax.fill_between(stats.index, mean - sd, mean + sd, color=color(i), alpha=0.15)
+
+
+def heat(ax, shades, texts, white, columns, rows, *, fontsize=10, rotation=0, **more):
+    """A table of coloured cells, each with its text; returns the image, for a colour bar.
+
+    shades, texts, white (where letters must be white): (rows, columns); columns, rows: the labels.
+    """
+    image = ax.imshow(shades, aspect="auto", **more)
+    for (i, j), text in np.ndenumerate(np.asarray(texts, dtype=object)):
+        ax.text(
+            j,
+            i,
+            text,
+            ha="center",
+            va="center",
+            fontsize=fontsize,
+            rotation=rotation,
+            color="white" if white[i][j] else "black",
+        )
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.grid(False)
+    return image
+
+
+def spread(values, scale: float = 1.0, digits: int = 1) -> str:
+    """ "mean ± sd" of a few numbers, the mean alone of one, "–" of none."""
+    values = pd.Series(values, dtype=float).dropna() * scale
+    if not len(values):
+        return "–"
+    sd = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{sd}"
+
+
+def grid(columns: list[str], rows: list[list[str]], starts: list[float], rules=()):
+    """A table as a picture: text in columns that start at `starts` (0 to 1).
+
+    rules: the numbers of the rows that have a thin line below them.
+    """
+    fig, ax = plt.subplots(figsize=(7.2, 0.3 * (len(rows) + 1.5)))
+    ax.set(xlim=(0, 1), ylim=(len(rows) + 0.6, -0.6))
+    ax.axis("off")
+    for y, row in enumerate([columns, *rows]):
+        weight = "bold" if y == 0 else "normal"
+        for x, text in zip(starts, row):
+            ax.text(x, y, text, va="center", fontsize=10.5, weight=weight, in_layout=False)
+    for y in (0, *rules):
+        ax.plot([0, 1], [y + 0.5] * 2, color=ink(), linewidth=1.2 if y == 0 else 0.5)
+    return fig
+
+
+def name_rows(ax, names: list[str], below: float = 0.5) -> None:
+    """A row for each name, the first at the top; `below`: how much room is left under the last."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - below, -0.5)
+
+
+def seed_row(ax, i: int, values, *, gap: float = 0.22, capsize: float = 4, fontsize: float = 9):
+    """Row i: a grey dot a seed, below it the mean with a bar of one standard deviation, and its number."""
+    mean = values.mean()
+    error = np.nan_to_num(values.std())
+    ax.plot(values, [i] * len(values), "o", color="gray", markersize=4)
+    ax.errorbar(mean, i + gap, xerr=error, fmt=marker(i), color=color(i), capsize=capsize)
+    ax.text(mean, i + 0.32, f"{mean:.1f}", ha="center", va="top", fontsize=fontsize)
+
+
+def seeds(ax, table: pd.DataFrame, by: str, value: str) -> None:
+    """A row for each value of `by`, in the table's order; see `seed_row`."""
+    names = list(table[by].unique())
+    for i, name in enumerate(names):
+        seed_row(ax, i, table.loc[table[by] == name, value])
+    name_rows(ax, [textwrap.fill(name, 34) for name in names], 0.35)
+    ax.grid(axis="y", visible=False)
+
+
+def dots(ax, table, column, i=0, *, scale=1.0, fmt="{:.0f}", shift=0.0, label=None) -> None:
+    """A row a `name`: the mean as the i-th mark with its number, the range of the others as a line."""
+    names = list(table["name"].unique())
+    for y, name in enumerate(names):
+        values = table.loc[table["name"] == name, column].dropna() * scale
+        if not len(values):
+            continue
+        y_place = y + shift
+        least, most, mean = values.min(), values.max(), values.mean()
+        ax.plot([least, most], [y_place] * 2, color=color(i), linewidth=2.5, alpha=0.45)
+        once = label if y == 0 else None  # one entry in the legend, however many rows
+        ax.plot(mean, y_place, marker(i), color=color(i), markersize=6, label=once)
+        number(ax, fmt.format(mean), most, y_place, fontsize=8.5, color=color(i))
+    name_rows(ax, names)

@@ -1,0 +1,467 @@
+"""Figures of notebooks 00 to 03: why, soft targets, temperature, the loss."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from .drawing import (
+    HATCHES,
+    Rows,
+    again,
+    bars,
+    beside,
+    color,
+    figure,
+    ink,
+    legend_above,
+    level,
+    lines,
+    look,
+    marker,
+    panels,
+    paper,
+    plain_numbers,
+    upright,
+)
+
+MINI_NLI = Rows("MiniNLI, synthetic")
+PEOPLE = Rows("MiniNLI, synthetic", "human votes (ChaosNLI, real)")
+
+
+# -- 00 · Start here -----------------------------------------------------------------------------
+
+
+def _box(ax, x, y, width, height, text, edge) -> None:
+    """A box with round corners, a pale face and its text in the middle."""
+    shape = matplotlib.patches.FancyBboxPatch(
+        (x, y),
+        width,
+        height,
+        boxstyle="round,pad=0.08",
+        facecolor=edge + "22",
+        edgecolor=edge,
+        linewidth=1.5,
+    )
+    ax.add_patch(shape)
+    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+
+
+def _arrow(ax, start, end, text="", edge=None, line="-", shift=(0, 0.14)) -> None:
+    """An arrow whose text stands at its middle, moved by `shift`."""
+    edge = edge or ink()
+    looks = dict(arrowstyle="-|>", color=edge, linestyle=line, linewidth=1.3)
+    ax.annotate("", end, start, arrowprops=looks)
+    x = (start[0] + end[0]) / 2 + shift[0]
+    y = (start[1] + end[1]) / 2 + shift[1]
+    ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color=edge)
+
+
+@figure(
+    "00_start_here",
+    "Teacher and student",
+    "",
+    alt="""The teacher and the student of distillation: both read the same rows; the teacher,
+    which is larger and frozen, answers with soft targets; the student is trained towards them and
+    towards the labels.""",
+)
+def teacher_and_student(table):
+    """columns: role ("teacher", "student"), layers, parameters"""
+    about = {}
+    for row in table.to_dict("records"):
+        size = f"{row['parameters'] / 1e6:.2g} M parameters"
+        about[row["role"]] = f"{row['role']}\n{row['layers']} layers, {size}"
+    fig, ax = plt.subplots(figsize=(8, 3.2))
+    ax.set(xlim=(0, 10), ylim=(0, 4))
+    ax.axis("off")
+    loss = "distillation loss\nα · soft + (1 − α) · hard"
+    _box(ax, 0.2, 1.5, 1.3, 1.0, "rows of text\nand labels", color(6))
+    _box(ax, 2.4, 2.5, 3.1, 1.2, about["teacher"] + "\nfrozen", color(0))
+    _box(ax, 2.4, 0.4, 3.1, 0.9, about["student"], color(1))
+    _box(ax, 7.3, 1.5, 2.6, 1.0, loss, color(2))
+    _arrow(ax, (1.6, 2.3), (2.3, 2.9))
+    _arrow(ax, (1.6, 1.7), (2.3, 1.05))
+    _arrow(ax, (5.6, 2.9), (7.2, 2.25), "soft targets", color(0), shift=(0.3, 0.22))
+    _arrow(ax, (5.6, 1.0), (7.2, 1.7), "answers", color(1), shift=(-0.45, 0.15))
+    _arrow(ax, (1.6, 2.0), (7.2, 2.0), "labels", line=":", shift=(-0.4, 0.13))
+    back = "gradient, to the student only"
+    _arrow(ax, (8.6, 1.4), (5.6, 0.55), back, color(2), "--", shift=(0.5, -0.35))
+    return fig
+
+
+@figure(
+    "00_start_here",
+    "The race",
+    MINI_NLI,
+    alt="""The race in three panels, teacher beside student: parameters in millions, milliseconds
+    for one row on this machine, and accuracy on validation rows, where the student that was only
+    cut out and not trained stands too.""",
+)
+def race(table):
+    """columns: model, parameters, milliseconds (NaN: as the student's), accuracy"""
+    measures = (
+        ("parameters", 1e-6, "parameters (M)", "{:.2f}"),
+        ("milliseconds", 1, "ms for one row", "{:.1f}"),
+        ("accuracy", 100, "accuracy (%)", "{:.1f}"),
+    )
+    fig, axes = plt.subplots(1, 3, figsize=(8, 2.9))
+    for ax, (column, scale, title, fmt) in zip(axes, measures):
+        part = table.dropna(subset=[column])
+        names = [name.replace(", ", ",\n") for name in part["model"]]
+        bars(ax, names, part[column] * scale, fmt=fmt)
+        ax.set_title(title, fontsize=10)
+        ax.tick_params(axis="x", labelsize=8)
+        ax.margins(y=0.15)
+    return fig
+
+
+# fp16 is left out: this processor computes it slowly.
+FORMATS_IN_USE = ("fp32", "bf16", "int8 weight-only", "int8 dynamic", "int4 weight-only")
+
+
+def _plane(stored):
+    """Time, size and accuracy of teacher and student in several formats, and what each cost to make."""
+    records = stored.records("08_limits")
+    used = pd.DataFrame(
+        [{"seed": r["seed"], **row} for r in records for row in r["results"]["in_use"]]
+    )
+    # Each record is read by its own clock: machines differ, and are busy.
+    is_clock = (used["model"] == "MiniNLI teacher") & (used["method"] == "fp32")
+    clock = used[is_clock].set_index("seed")["ms"]
+    used["time"] = used["ms"] / used["seed"].map(clock)
+    kept = used[used["method"].isin(FORMATS_IN_USE)]
+    columns = ["time", "mb_packed", "accuracy"]
+    table = kept.groupby(["model", "method"], sort=False)[columns].mean().reset_index()
+    about = stored.json("teachers/mini_nli/teacher.json")
+    return table.assign(
+        teacher_rows=about["rows"],
+        teacher_minutes=about["minutes"],
+        student_rows=records[0]["settings"]["train_rows"],
+    )
+
+
+@figure(
+    "00_start_here",
+    "Speed, size, quality, and the teacher's bill",
+    MINI_NLI,
+    alt="""Speed, size and quality in one plane, MiniNLI (synthetic): accuracy against the time of a
+    batch as a multiple of the teacher's in 32 bits; the area of a mark is the size of the weights.
+    The student in 32 bits takes about half of the teacher's time and loses some points; 8 and 4
+    bits make either smaller, not faster; bf16 makes it both. A line below says what the teacher
+    cost before the student could begin.""",
+    data=_plane,
+)
+def speed_size_quality(table):
+    """columns: model, method, time (teacher in fp32 = 1), mb_packed, accuracy (%), teacher_rows,
+    teacher_minutes, student_rows
+    """
+    fig, ax = plt.subplots(figsize=(7.2, 4.05))
+    for i, (model, part) in enumerate(table.groupby("model", sort=False)):
+        place, size = (part["time"], part["accuracy"]), 90 * part["mb_packed"]
+        ax.scatter(*place, s=size, color=color(i), marker=marker(i), alpha=0.75, label=model)
+        for j, row in enumerate(part.sort_values("time").to_dict("records")):
+            name = row["method"].replace("weight-only", "weights")
+            ax.annotate(
+                f"{name}\n{row['mb_packed']:.1f} MB",
+                (row["time"], row["accuracy"]),
+                (0, (16, -34)[j % 2]),  # above and below in turn: neighbours would collide
+                textcoords="offset points",
+                ha="right" if row["method"] == "fp32" else "center",
+                fontsize=9,
+                color=color(i),
+            )
+    bill = table.iloc[0]
+    told = (
+        f"The bill: the teacher read {bill['teacher_rows']:,} rows with labels "
+        f"({bill['teacher_minutes']:g} minutes); the student {bill['student_rows']:,}."
+    )
+    ax.set(
+        xlabel=f"time of a batch (the teacher in 32 bits: 1)\n{told}",
+        ylabel="accuracy (%)",
+        xlim=(0, 1.12 * table["time"].max()),
+        ylim=(table["accuracy"].min() - 1.6, table["accuracy"].max() + 1.4),
+    )
+    ax.legend(loc="center right", markerscale=0.7)
+    return fig
+
+
+# -- 01 · Soft targets ---------------------------------------------------------------------------
+
+CLASSES = ("entailment", "neutral", "contradiction")
+
+
+def _share(ax, x, y, share) -> None:
+    """A share in the middle of its part of a bar, on a patch of the ground: bars have hatches."""
+    patch = dict(boxstyle="round,pad=0.15", facecolor=paper(), edgecolor="none", alpha=0.85)
+    ax.text(x, y, f"{share:.0%}", ha="center", va="center", fontsize=8.5, bbox=patch)
+
+
+@figure(
+    "01_soft_targets",
+    "Dark knowledge: MiniNLI (synthetic)",
+    PEOPLE,
+    alt="""Dark knowledge: for the rows of each label, how the true distribution (on real rows:
+    people's votes) and how the teacher share belief among entailment, neutral and contradiction, as
+    stacked bars. The parts beside the label's own class are the dark knowledge.""",
+)
+def dark_knowledge(table):
+    """columns: label, who, entailment, neutral, contradiction (shares)"""
+    fig, ax = plt.subplots(figsize=(7.6, 3.2))
+    rank = table.groupby("label", sort=False)
+    # The bars of a label stand together: 1 apart, and 2.6 from label to label.
+    places = 2.6 * rank.ngroup() + rank.cumcount().clip(upper=1)
+    order = np.argsort(places, kind="stable")
+    table, places = table.iloc[order], places.iloc[order].tolist()
+    left = np.zeros(len(table))
+    for k, answer in enumerate(CLASSES):
+        shares = table[answer].to_numpy()
+        looks = dict(color=color(k), alpha=0.75, hatch=HATCHES[k], edgecolor=paper())
+        ax.barh(places, shares, 0.85, left, **looks, label=answer)
+        for x, y, share in zip(left, places, shares):
+            if share >= 0.04:
+                _share(ax, x + share / 2, y, share)
+        left += shares
+    ax.set_yticks(places, "“" + table["label"] + "”: " + table["who"])
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1), xlabel="mean share of belief over the rows of this label")
+    legend_above(ax, 3, fontsize=10)
+    ax.grid(False)
+    return fig
+
+
+dark_knowledge_people = again(
+    dark_knowledge,
+    "dark_knowledge_people",
+    "01_soft_targets",
+    "Dark knowledge: real people",
+    PEOPLE,
+    """Dark knowledge on real rows: for the rows of each label, how 100 people a row and how the
+    teacher share their belief among entailment, neutral and contradiction, as stacked bars. The
+    parts beside the label's own class are the dark knowledge.""",
+    file="lab",
+)
+
+
+@figure(
+    "01_soft_targets",
+    "Dark knowledge, or only smoothing?",
+    PEOPLE,
+    alt="""KL of the true distribution (on real rows: of people's votes) from three targets against
+    the target's entropy, as a target is made softer: the smoothed label, the softened teacher, and
+    the teacher with its two wrong classes made equal. A dotted line marks the true distribution's
+    own entropy; the best point of each curve carries its number.""",
+)
+def dark_knowledge_or_smoothing(table):
+    """columns: target, strength (ε or T), entropy, KL, people (their entropy), who they are (else
+    the true distribution)
+    """
+    who = table["who"].iloc[0] if "who" in table else "true distribution"
+    fig, ax = plt.subplots(figsize=(7.2, 3.9))
+    for i, (target, part) in enumerate(table.groupby("target", sort=False)):
+        best = part.loc[part["KL"].idxmin()]
+        symbol = "ε" if target.startswith("label") else "T"
+        label = f"{target}: at best {best['KL']:.3f} ({symbol} = {best['strength']:g})"
+        ax.plot(part["entropy"], part["KL"], **look(i), markersize=4, label=label)
+        ring = dict(color=color(i), markersize=9, markerfacecolor="none")
+        ax.plot(best["entropy"], best["KL"], marker(i), **ring)
+    theirs = table["people"].iloc[0]
+    upright(ax, theirs, ":")
+    top = ax.get_xaxis_transform()
+    ax.text(theirs, 0.98, f" entropy of {who}", transform=top, va="top", fontsize=8.5)
+    lowest, highest = table["KL"].min(), table["KL"].max()
+    flat = table["KL"][table["entropy"].idxmax()]
+    ax.set(
+        xlabel="mean entropy of the target (nats): softer to the right",
+        ylabel=f"KL({who} ‖ target), nats",
+        ylim=(0, min(1.15 * highest, max(1.3 * flat, 4 * lowest))),
+    )
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5)
+    return fig
+
+
+# -- 02 · Temperature ----------------------------------------------------------------------------
+
+
+@figure(
+    "02_temperature",
+    "Temperature softens",
+    "",
+    alt="""One answer of a teacher to one row at several temperatures, a panel each: bars for the
+    three classes, with the entropy in the title. The higher T, the flatter the bars; their order
+    never changes.""",
+)
+def softening(table):
+    """columns: T, class, probability, entropy"""
+    fig, parts = panels(table, "T", 2.1, 2.6, extra=0.6, sort=True, sharey=True)
+    for ax, T, part in parts:
+        bars(ax, part["class"], part["probability"])
+        ax.set_title(f"T = {T:g}\nentropy {part['entropy'].iloc[0]:.2f} nats", fontsize=10)
+        ax.set_ylim(0, 1.08)
+    fig.axes[0].set_ylabel("probability")
+    return fig
+
+
+@figure(
+    "02_temperature",
+    "People and teacher, over T",
+    "",
+    alt="""KL of people from the teacher as its temperature rises, for all rows and apart for those
+    where the teacher's first choice is people's and where it is not; a circle marks the lowest
+    point for all rows, a dashed line what a smoothed label reaches at best. Left the synthetic rows
+    of this run, right the stored numbers of real rows with human votes.""",
+)
+def nearer_then_farther(table):
+    """columns: source, T, rows ("all rows", "teacher right", "teacher wrong"), KL, smoothed (the
+    label's best KL)
+    """
+    fig, parts = panels(table, "source", 4.3, 3.6)
+    for ax, source, part in parts:
+        lines(ax, part, "T", "KL", "rows")
+        every = part[part["rows"] == "all rows"]
+        T, KL = every.loc[every["KL"].idxmin(), ["T", "KL"]]
+        ax.plot(T, KL, "o", markersize=10, markerfacecolor="none", color=color(0))
+        ax.plot([T] * 2, [0, KL], color=color(0), linewidth=0.8, linestyle=":")
+        level(ax, part["smoothed"].iloc[0], label="label, smoothed at best")
+        shown = part.loc[part["T"] >= 1, "KL"].max()
+        ax.set_xscale("log", base=2)
+        ax.set(title=source, xlabel="temperature T", ylim=(-0.12 * shown, 1.15 * shown))
+        best = f"{KL:.3f} at T = {T:g}"
+        ax.text(T, -0.02 * shown, best, ha="center", va="top", fontsize=8.5)
+        plain_numbers(ax.xaxis)
+    fig.axes[0].set_ylabel("KL(people ‖ teacher at T), nats")
+    fig.axes[-1].legend(fontsize=8.5)
+    return fig
+
+
+@figure(
+    "02_temperature",
+    "T² and gradients",
+    PEOPLE,
+    alt="""Norm of the KD loss's gradient at the student's logits against T, both axes logarithmic.
+    Without T² it falls along a line of slope -2; with T² it settles at a constant. The gradient of
+    the hard-label loss is a dotted line: without T² the soft loss soon whispers beside it.""",
+)
+def why_t_squared(table):
+    """columns: T, without, with, ce (mean gradient norms over rows)"""
+    fig, ax = plt.subplots()
+    T = table["T"]
+    for i, (column, label) in enumerate((("without", "KL, without T²"), ("with", "T² · KL"))):
+        ax.plot(T, table[column], **look(i), markersize=4, label=label)
+    level(ax, table["ce"].iloc[0], ":", linewidth=1.2, label="CE (no temperature)")
+    last = table.iloc[-1]
+    slope = last["without"] * (last["T"] / T) ** 2
+    ax.plot(T, slope, color="grey", linewidth=0.8, label="slope -2")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    plain_numbers(ax.xaxis)
+    ax.set(
+        xlabel="temperature T",
+        ylabel="gradient norm at the student's logits",
+        ylim=(table["without"].min() / 2, None),
+    )
+    ax.legend(fontsize=8.5)
+    return fig
+
+
+# -- 03 · The distillation loss ------------------------------------------------------------------
+
+
+@figure(
+    "03_distillation_loss",
+    "What the loss pushes",
+    "",
+    alt="""How the loss pushes the student's logits, one panel for each pair of alpha and T: for each
+    class the push of the soft loss, of the hard loss, and of both together. The hard loss pushes up
+    one class and all others down alike; the soft loss tells the wrong classes apart.""",
+)
+def pulls(table):
+    """columns: alpha, T, class, soft, hard (minus the gradient of each part, weights included)"""
+    fig, parts = panels(table, ["alpha", "T"], 2.6, 2.9, extra=0.4, sort=True, sharey=True)
+    for ax, (alpha, T), part in parts:
+        x = np.arange(len(part))
+        for i, column in enumerate(("soft", "hard")):
+            looks = dict(color=color(i), hatch=HATCHES[i], edgecolor=paper())
+            ax.bar(x + (i - 0.5) * 0.34, part[column], 0.32, **looks, label=f"{column} loss")
+        both = part["soft"] + part["hard"]
+        ax.plot(x, both, "D", color=ink(), markersize=5, label="together")
+        level(ax, 0, "-", linewidth=0.8)
+        ax.set_xticks(x, part["class"])
+        ax.set_title(f"alpha = {alpha:g}, T = {T:g}", fontsize=10)
+        ax.grid(axis="x", visible=False)
+    # The same scale wherever the slider stands.
+    reach = 1.1 * max(0.65, *(table["soft"].abs() + table["hard"].abs()))
+    fig.axes[0].set(ylabel="push on the student's logit", ylim=(-reach, reach))
+    fig.supxlabel("A: the label's class; B and C: the wrong ones", fontsize=9.5)
+    fig.axes[-1].legend(fontsize=9, loc="lower right")
+    return fig
+
+
+@figure(
+    "03_distillation_loss",
+    "The usual mistakes",
+    MINI_NLI,
+    alt="""The usual mistakes on one batch, one row each: left, the norm of the student's gradient as
+    a multiple of the right one's, on a logarithmic axis; right, the cosine between the two, at the
+    student's first step (dots) and at its last (squares). The right loss stands at 1 everywhere.""",
+)
+def mistakes(table):
+    """columns: mistake, loss, norm (ratio to the right gradient's), "first step" and "last step"
+    (cosines with it)
+    """
+    fig, (norms, cosines) = plt.subplots(1, 2, sharey=True, figsize=(8.4, 0.42 * len(table) + 1.0))
+    y = np.arange(len(table))[::-1]
+    norm, first, last = table["norm"], table["first step"], table["last step"]
+    norms.hlines(y, 1, norm, color=color(0), linewidth=1.5)
+    cosines.hlines(y, first, last, color="grey", linewidth=1)
+    dot, square = (dict(marker=marker(i), color=color(i), linestyle="none") for i in (0, 1))
+    norms.plot(norm, y, **dot, markersize=6)
+    cosines.plot(last, y, **square, markersize=6, label="last step", markerfacecolor=paper())
+    cosines.plot(first, y, **dot, markersize=6, label="first step")
+    # The numbers stand in columns: beside the points they would collide.
+    for place, ratio, before, after in zip(y, norm, first, last):
+        beside(norms, place, f"{ratio:.2f}")
+        beside(cosines, place, f"{before:.2f} → {after:.2f}")
+    for ax in (norms, cosines):
+        upright(ax, 1, "-", linewidth=0.8, zorder=0)
+        ax.set_ylim(-0.7, len(table) - 0.3)
+        ax.margins(x=0.12)
+    norms.set_xlabel("gradient norm ÷ the right one's")
+    cosines.set_xlabel("cosine with the right gradient")
+    norms.set_xscale("log")
+    plain_numbers(norms.xaxis)
+    norms.set_yticks(y, table["mistake"])
+    legend_above(cosines, fontsize=8, reverse=True)
+    return fig
+
+
+@figure(
+    "03_distillation_loss",
+    "Accuracy hides mistakes",
+    MINI_NLI,
+    alt="""Validation accuracy of students that were trained with each mistake, beside the right loss
+    and CE only: the dot is the mean over the course's seeds, the bar two standard deviations, the
+    cross this run; what lies far below is written at the left edge. Most mistakes hide within the
+    spread.""",
+)
+def accuracy_hides(table):
+    """columns: loss, accuracy (%), run ("reference", several rows a loss, or "this run")"""
+    order = list(table["loss"].unique())
+    place = pd.Series(range(len(order))[::-1], index=order)
+    # What lies far below is written at the edge, or it would squeeze the rest.
+    edge = table["accuracy"].median() - 8
+    fig, ax = plt.subplots(figsize=(7.2, 0.36 * len(order) + 1.0))
+    stats = table[table["run"] == "reference"].groupby("loss")["accuracy"].agg(["mean", "std"])
+    near = stats.reindex(order).query("mean > @edge")
+    error = 2 * near["std"].fillna(0)
+    looks = dict(fmt="o", color=color(0), capsize=3, label="reference: mean ± 2 sd")
+    ax.errorbar(near["mean"], place[near.index], xerr=error, **looks)
+    mine = table[table["run"] == "this run"].set_index("loss")["accuracy"]
+    shown = mine[mine > edge]
+    cross = dict(color=color(1), markersize=8, markeredgewidth=2)
+    ax.plot(shown, place[shown.index], "x", **cross, label="this run")
+    for name, accuracy in mine[mine <= edge].items():
+        beside(ax, place[name], f"◀ {accuracy:.1f}, far below", 0.01, color=color(1))
+    ax.set_yticks(place, order)
+    ax.set(xlabel="validation accuracy (%)", ylim=(-0.6, len(order) - 0.4))
+    legend_above(ax)
+    return fig
