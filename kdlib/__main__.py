@@ -68,7 +68,7 @@ def _how(command) -> None:
 
 def _apply(given) -> None:
     """A deadline and processes reach notebooks through the environment: no notebook has to know them."""
-    from . import deadline
+    from .engine import deadline
     if given.nproc < 1:
         raise ValueError(f"--nproc must be 1 or more, not {given.nproc}")
     if given.max_minutes is not None:
@@ -178,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["train"]:                               # Trainer's options are its own parser's business
-        from .train import main as train
+        from .batch.train_glue import main as train
         return train(arguments[1:])
     given = parser().parse_args(arguments)
     try:
@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _course(given) -> int:
-    from . import batch
+    from .batch import runs as batch
     _apply(given)
     return batch.course(given.profile, tuple(given.notebooks) or batch.COURSE, inplace=given.inplace)
 
@@ -206,7 +206,7 @@ def end_as_ctrl_c() -> None:
 
 
 def _run(given) -> int:
-    from . import batch
+    from .batch import runs as batch
     _apply(given)
     end_as_ctrl_c()
     outcome = batch.run_notebook(given.notebook, given.profile, {k: value(v) for k, v in unique(given.parameters, "-p").items()})
@@ -217,7 +217,7 @@ def _run(given) -> int:
 
 
 def _sweep(given) -> int:
-    from . import batch
+    from .batch import runs as batch
     if not given.grid and given.task != (1, 1):
         raise ValueError("--task is a share of a grid: give --grid")
     _apply(given)
@@ -228,7 +228,7 @@ def _sweep(given) -> int:
 
 
 def _sbatch(given) -> int:
-    from . import slurm
+    from .batch import slurm
     grid = {name: [value(v) for v in values] for name, values in unique(given.grid, "--grid").items()}
     parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
     cluster = slurm.load_cluster(given.cluster)
@@ -251,7 +251,7 @@ def _sbatch(given) -> int:
 
 def _prepare(place: Path, cluster: dict) -> None:
     """Make the place for logs and runs, and note it where `status` looks; a script that is printed on another machine is one all the same."""
-    from . import slurm
+    from .batch import slurm
     from .paths import remember_place, runs_root
     try:
         slurm.make_log_folder(place)
@@ -266,7 +266,7 @@ def _prepare(place: Path, cluster: dict) -> None:
 
 
 def _status(given) -> int:
-    from . import status
+    from .batch import status
     return status.main(given.notebook)
 
 
@@ -297,7 +297,7 @@ def _figures(given) -> int:
 
 
 def _store(given) -> int:
-    from . import batch
+    from .batch import runs as batch
     from .course import results
     print(results.store(batch.notebook_path(given.notebook).stem, given.profile, name=given.name))
     return 0
@@ -306,14 +306,15 @@ def _store(given) -> int:
 def _get(given) -> int:
     parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
     if given.what == "real":
-        from .get import get_real
+        from .corpora.get import get_real
         if given.notebooks or parameters or given.list:
             raise ValueError("get real takes --part and --from; a notebook and its profile look like this: get full 04")
         get_real(given.part, given.source)
         return 0
     if given.part or given.source:
         raise ValueError("--part and --from are for get real")
-    from . import batch, fetch
+    from .batch import runs as batch
+    from .tools import fetch
     notebooks = [batch.notebook_path(name).stem for name in given.notebooks or batch.COURSE]
     return fetch.get_profile(given.what, notebooks, parameters, only_list=given.list)
 
@@ -333,9 +334,9 @@ def _bench(given) -> int:
 
 
 def _doctor(given) -> int:
-    from . import doctor
+    from .tools import doctor
     if given.notebook:
-        from . import ready
+        from .batch import ready
         parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
         return ready.main(given.notebook, given.profile, parameters, need_gpu=given.need_gpu)
     return doctor.main(show_plan=given.plan, show_measured=given.measure, gpus=given.gpu)

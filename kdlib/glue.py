@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .engine import hub
-from .get import read_parquet
+from .corpora.get import read_parquet
 
 
 class Task(NamedTuple):

@@ -20,8 +20,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from . import causal, launch
-from .answers import TEACHER_LOGITS, teacher_logits
+from . import causal
+from .engine import processes as launch
+from .engine.asking import TEACHER_LOGITS, teacher_logits
 from .engine.cached_tokens import TEACHER_PLACE
 from .engine.fitting import FittingTrainer
 from .engine.progress import Progress  # noqa: F401  (notebook 03 silences it)

@@ -20,13 +20,12 @@ from typing import NamedTuple
 
 import torch
 
-from . import deadline
+from .engine import deadline
 from .causal import logits_at
 from .engine.device import at_work
-from .chat import (BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer,  # noqa: F401
-                   token_id, with_end_token)
+from .chat import BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer, token_id, with_end_token  # noqa: F401
 from .engine import hub
-from .get import read_parquet
+from .corpora.get import read_parquet
 
 SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>")
 IGNORED = -100

@@ -128,7 +128,7 @@ def test_the_threads_that_the_user_chose_are_kept_and_one_point_takes_all_cores(
 
 
 def test_a_kernel_starts_although_every_port_that_was_free_before_is_taken_meanwhile():
-    from kdlib.kernel import KernelManager, port_names
+    from kdlib.batch.kernel import KernelManager, port_names
     thieves = []
 
     class Robbed(KernelManager):

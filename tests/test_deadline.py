@@ -14,9 +14,10 @@ import tiny
 from helpers import alive
 
 import kdlib as kd
-from kdlib import batch, deadline, lock, results, status
+from kdlib import batch, deadline, results, status
+from kdlib.course import lock
 from kdlib.__main__ import main
-from kdlib.run import PARTIAL
+from kdlib.course.run import PARTIAL
 
 
 @pytest.fixture(autouse=True)

@@ -160,7 +160,7 @@ def test_estimates_are_within_15_per_cent_of_measurements():
 
 def test_a_process_that_fails_says_why(monkeypatch):
     broken = SimpleNamespace(returncode=1, stderr="Traceback\nRuntimeError: no memory", stdout="")
-    monkeypatch.setattr("kdlib.measure.subprocess.run", lambda *a, **k: broken)
+    monkeypatch.setattr("kdlib.tools.measure.subprocess.run", lambda *a, **k: broken)
     with pytest.raises(OSError, match="failed: RuntimeError: no memory"):
         doctor.measure(CONFIGS[0], batch_size=1, length=8)
     with pytest.raises(ValueError, match="must be 1 or more"):

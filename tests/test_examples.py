@@ -5,10 +5,12 @@ import shlex
 
 import pytest
 
-from kdlib import batch, ready, room, slurm
+from kdlib import batch, slurm
+from kdlib.batch import ready
+from kdlib.tools import room
 from kdlib.__main__ import parser, unique, value
 from kdlib.paths import ROOT
-from kdlib.run import settings_of
+from kdlib.course.run import settings_of
 
 PAGES = ("README.md", "CLUSTER.md")
 

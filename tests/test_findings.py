@@ -10,7 +10,7 @@ import pytest
 from kdlib import figures, findings, gallery
 from kdlib.findings import NOT, SUPPORTED, UNTESTED
 from kdlib.paths import ROOT
-from kdlib.run import settings_of
+from kdlib.course.run import settings_of
 
 
 def made(gains, labels=0.5, **settings):

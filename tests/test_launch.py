@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 import kdlib as kd
-from kdlib import launch
+from kdlib.engine import processes as launch
 from kdlib.__main__ import main
 
 TRAINING = f"""

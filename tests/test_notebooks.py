@@ -11,7 +11,7 @@ import pytest
 
 from kdlib import batch
 from kdlib.paths import ROOT
-from kdlib.run import settings_of
+from kdlib.course.run import settings_of
 
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))

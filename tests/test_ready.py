@@ -7,9 +7,11 @@ import pytest
 import torch
 from test_doctor import CU126, NEW, fake_gpu
 
-from kdlib import batch, doctor, ready, room
+from kdlib import batch, doctor
+from kdlib.batch import ready
+from kdlib.tools import room
 from kdlib.__main__ import main
-from kdlib.run import settings_of
+from kdlib.course.run import settings_of
 
 FULL = dict(notebook="07", profile="full", need_gpu=True)
 

@@ -26,7 +26,7 @@ from stub_hub import StubHub
 
 from kdlib import batch, get
 from kdlib.paths import real_folder
-from kdlib.run import settings_of
+from kdlib.course.run import settings_of
 
 # What makes each notebook short. Nothing here changes which models or data sets are loaded, except
 # 08's translator: the profile names one that its user has trained before.

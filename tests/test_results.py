@@ -306,7 +306,7 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_results_and_figures_are_read_without_torch():
-    assert not loaded_by("import kdlib.course.results, kdlib.figures, kdlib.run, kdlib.course.stages, kdlib.get, kdlib.batch") & set(HEAVY)
+    assert not loaded_by("import kdlib.course.results, kdlib.figures, kdlib.course.run, kdlib.course.stages, kdlib.corpora.get, kdlib.batch.runs") & set(HEAVY)
 
 
 def test_importing_kdlib_loads_nothing_heavy():

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch.utils.data import SequentialSampler
 
 import tiny
-from kdlib import answers, glue, losses, models, teacher_cache
+from kdlib import glue, losses, models, teacher_cache
+from kdlib.engine import asking as answers
 from kdlib.trainer import DistillationTrainer
 
 

@@ -10,7 +10,8 @@ import tiny
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from kdlib import lock, results
+from kdlib import results
+from kdlib.course import lock
 from kdlib.engine import checkpoints
 from kdlib.__main__ import main
 

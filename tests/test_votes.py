@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from kdlib import glue, votes
-from kdlib.get import REAL, File
+from kdlib.corpora.get import REAL, File
 from kdlib.paths import real_folder
 from kdlib.losses import soft_targets
 from kdlib.trainer import teacher_logits

@@ -17,13 +17,7 @@ import pandas as pd
 
 from ..engine.provenance import commit, peak_memory_gb, versions  # noqa: F401  (of a record)
 from ..paths import DATA, run_places, write_json
-from .statistics import (  # noqa: F401  (a notebook names them results.…)
-    Difference,
-    bootstrap,
-    bootstrap_metric,
-    interval,
-    paired,
-)
+from .statistics import Difference, bootstrap, bootstrap_metric, interval, paired  # noqa: F401  (a notebook names them results.…)
 from .stored import Missing, Stored, whole  # noqa: F401  (figures and claims read with them)
 
 REQUIRED = ("notebook", "profile", "seed", "settings", "results")

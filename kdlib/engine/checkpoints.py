@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from .. import deadline
+from . import deadline
 
 
 class Clock(TrainerCallback):

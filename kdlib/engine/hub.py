@@ -118,7 +118,7 @@ def pins() -> dict[str, str]:
     """{id: commit} of revisions.yaml."""
     import yaml
 
-    text = (resources.files("kdlib") / "revisions.yaml").read_text(encoding="utf8")
+    text = (resources.files("kdlib.engine") / "revisions.yaml").read_text(encoding="utf8")
     return yaml.safe_load(text)
 
 
@@ -155,7 +155,7 @@ def how_to_make(source: str | Path) -> str:
     """"; make it with …" for a teacher that is trained at the user's place, else nothing."""
     place = Path(str(source))
     if place.parts[:1] == ("runs",) and place.name.startswith("teacher_"):
-        return f"; make it with: python -m kdlib.teachers {place.name.removeprefix('teacher_')}"
+        return f"; make it with: python -m kdlib.course.teachers {place.name.removeprefix('teacher_')}"
     return ""
 
 

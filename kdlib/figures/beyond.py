@@ -10,23 +10,7 @@ import pandas as pd
 
 from ..course import findings
 from ..course.stored import Missing
-from .drawing import (
-    Rows,
-    beside,
-    color,
-    figure,
-    ink,
-    level,
-    look,
-    marker,
-    name_rows,
-    only_ticks,
-    panels,
-    paper,
-    row_of_axes,
-    seed_row,
-    upright,
-)
+from .drawing import Rows, beside, color, figure, ink, level, look, marker, name_rows, only_ticks, panels, paper, row_of_axes, seed_row, upright
 
 HIDDEN = {
     "ce": "CE only",

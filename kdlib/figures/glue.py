@@ -10,22 +10,7 @@ import pandas as pd
 from ..methods import LABELS
 from ..course.results import interval
 from ..course.stored import whole
-from .drawing import (
-    Rows,
-    again,
-    color,
-    figure,
-    grid,
-    heat,
-    level,
-    lines,
-    look,
-    marker,
-    panels,
-    rate_name,
-    row_of_axes,
-    spread,
-)
+from .drawing import Rows, again, color, figure, grid, heat, level, lines, look, marker, panels, rate_name, row_of_axes, spread
 
 MNLI = Rows("MiniNLI, synthetic", "real MNLI rows")
 QQP = Rows("MiniQQP, synthetic", "real QQP rows")

@@ -5,25 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .drawing import (
-    HATCHES,
-    Rows,
-    again,
-    bars,
-    beside,
-    color,
-    figure,
-    ink,
-    legend_above,
-    level,
-    lines,
-    look,
-    marker,
-    panels,
-    paper,
-    plain_numbers,
-    upright,
-)
+from .drawing import HATCHES, Rows, again, bars, beside, color, figure, ink, legend_above, level, lines, look, marker, panels, paper, plain_numbers, upright
 
 MINI_NLI = Rows("MiniNLI, synthetic")
 PEOPLE = Rows("MiniNLI, synthetic", "human votes (ChaosNLI, real)")

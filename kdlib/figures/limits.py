@@ -3,21 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .drawing import (
-    HATCHES,
-    Rows,
-    again,
-    color,
-    figure,
-    ink,
-    legend_above,
-    number,
-    only_ticks,
-    panels,
-    paper,
-    seeds,
-    upright,
-)
+from .drawing import HATCHES, Rows, again, color, figure, ink, legend_above, number, only_ticks, panels, paper, seeds, upright
 
 MINI_NLI = Rows("MiniNLI, synthetic", "real MNLI rows")
 BOTH = Rows("MiniNLI and MiniParl, synthetic", "real MNLI rows")

@@ -6,27 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..course.stored import whole
-from .drawing import (
-    Rows,
-    band,
-    beside,
-    color,
-    dots,
-    figure,
-    grid,
-    heat,
-    ink,
-    legend_above,
-    level,
-    look,
-    only_ticks,
-    panels,
-    plain_numbers,
-    rate_name,
-    seeds,
-    spread,
-    upright,
-)
+from .drawing import Rows, band, beside, color, dots, figure, grid, heat, ink, legend_above, level, look, only_ticks, panels, plain_numbers, rate_name, seeds, spread, upright
 
 PAIRS = Rows("MiniParl, synthetic", "real Europarl pairs")
 

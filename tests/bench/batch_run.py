@@ -16,7 +16,7 @@ from bench.speed import row
 
 from kdlib import batch
 from kdlib.paths import ROOT
-from kdlib.run import PARTIAL
+from kdlib.course.run import PARTIAL
 
 TRAINING = """
 from kdlib import glue, models

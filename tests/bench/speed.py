@@ -290,7 +290,7 @@ def _bench_pair(count: int):
     from transformers import BertConfig, BertForSequenceClassification
 
     from kdlib import corpora, glue, models
-    from kdlib.get import local_copy
+    from kdlib.corpora.get import local_copy
 
     if local_copy("nyu-mll/glue") and local_copy("sentence-transformers/all-MiniLM-L6-v2"):
         tokenizer, source = (

@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 import yaml
 
-from . import deadline, lock, needs
-from .paths import ROOT, did_you_mean, runs_root, write_json
-from .run import PARTIAL, checked_seed, refuse_other_configuration, run_folder, set_record_aside, settings_of, writable
+from ..engine import deadline
+from ..course import lock, needs
+from ..paths import ROOT, did_you_mean, runs_root, write_json
+from ..course.run import PARTIAL, checked_seed, refuse_other_configuration, run_folder, set_record_aside, settings_of, writable
 
 COURSE = tuple(path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
 OK, FAILED, REFUSED, STOPPED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130, 138
@@ -108,7 +109,7 @@ def _run_in(folder: Path, path: Path, executed: Path, parameters: dict, variable
     environment = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ | variables
     if (when := deadline.at()) is not None:
         environment["KD_DEADLINE"] = f"{when:.0f}"
-    command = [sys.executable, "-m", "kdlib.kernel", str(path), str(executed), "--cwd", str(path.parent), "-k", "python3",
+    command = [sys.executable, "-m", "kdlib.batch.kernel", str(path), str(executed), "--cwd", str(path.parent), "-k", "python3",
                "-f", str(given), "--no-progress-bar", "--log-level", "ERROR", "--start-timeout", "300"]
     began = time.perf_counter()
     try:
@@ -208,7 +209,7 @@ def shortened(text: str, most: int = 900) -> str:
 
 def course(profile: str = "", notebooks: tuple[str, ...] = COURSE, inplace: bool = False) -> int:
     """Run the notebooks in order, go on after a failure, say where everything is. Returns the exit code."""
-    from .course import results
+    from ..course import results
     if inplace:
         return max(refresh(notebook_path(name), profile or "laptop") for name in notebooks)
     outcomes = []
@@ -325,7 +326,7 @@ def _point(path: Path, profile: str, parameters: dict, folder: Path, **how) -> t
 
 
 def _finished(folder: Path) -> bool:
-    from .course import results
+    from ..course import results
     with suppress(ValueError, OSError):
         return bool(results.read(folder / "record.json"))
     return False

@@ -2,13 +2,13 @@
 
 What it makes goes to runs/teacher_NAME, and nothing that ships is touched: `--replace` puts it in the shipped one's place.
 
-    python -m kdlib.teachers mini_nli          a 4-layer BERT from scratch on the embedded MiniNLI
-    python -m kdlib.teachers mini_qqp          the same on MiniQQP
-    python -m kdlib.teachers miniparl          a 4-layer Llama from scratch on the embedded MiniParl
-    python -m kdlib.teachers europarl          a small Llama with Llama 3's vocabulary on real Europarl (50 MB); none ships
-    python -m kdlib.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship. The weights (90 MB)
+    python -m kdlib.course.teachers mini_nli          a 4-layer BERT from scratch on the embedded MiniNLI
+    python -m kdlib.course.teachers mini_qqp          the same on MiniQQP
+    python -m kdlib.course.teachers miniparl          a 4-layer Llama from scratch on the embedded MiniParl
+    python -m kdlib.course.teachers europarl          a small Llama with Llama 3's vocabulary on real Europarl (50 MB); none ships
+    python -m kdlib.course.teachers mnli              MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship. The weights (90 MB)
                                                lie in runs/teacher_mnli, where notebook 08 finds them, and its logits beside them
-    python -m kdlib.teachers qqp               the same on 8,000 real QQP rows
+    python -m kdlib.course.teachers qqp               the same on 8,000 real QQP rows
 """
 import argparse
 import json
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import glue, models
-from .engine.provenance import versions
-from .paths import DATA, ROOT
+from .. import glue, models
+from ..engine.provenance import versions
+from ..paths import DATA, ROOT
 from .run import set_seed
-from .trainer import DistillationArguments, DistillationTrainer, teacher_logits
+from ..trainer import DistillationArguments, DistillationTrainer, teacher_logits
 
 MINI = dict(more_rows_seeds=[1, 2], layers=4, width=128, heads=4, batch_size=64, max_length=64, dropout=0.0, initializer_range=0.08,
             seed=0)
@@ -47,7 +47,7 @@ def train_mini(corpus: str, out: Path, scratch: Path) -> None:
     """
     import datasets
 
-    from . import corpora
+    from .. import corpora
     start, cfg = time.perf_counter(), {"source": f"data/{corpus}"} | MINI | OWN[corpus]
     task = TASK_OF[corpus]
     set_seed(cfg["seed"])
@@ -98,7 +98,7 @@ def train_translator(corpus: str, out: Path, scratch: Path) -> None:
 
     Its end token is a reserved one: student and teacher share a vocabulary, and nothing is resized.
     """
-    from . import chat, scores, translation
+    from .. import chat, scores, translation
     start, cfg = time.perf_counter(), dict(TRANSLATORS[corpus])
     set_seed(cfg["seed"])
     pairs = {split: translation.load(cfg["source"], split, rows=count, max_words=cfg["max_words"]).rows for split, count in (
@@ -207,7 +207,7 @@ def place_of(teacher: str, *, shipped: bool = False) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m kdlib.teachers", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m kdlib.course.teachers", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", *TRANSLATORS, "mnli", "qqp"])
     where = parser.add_mutually_exclusive_group()

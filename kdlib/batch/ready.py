@@ -11,9 +11,11 @@ How much it needs is `room`'s arithmetic, where its models come from `needs`' li
 import shutil
 from pathlib import Path
 
-from . import batch, doctor, needs, room
-from .doctor import Finding
-from .run import run_folder, settings_of
+from . import runs as batch
+from ..tools import doctor, room
+from ..course import needs
+from ..tools.doctor import Finding
+from ..course.run import run_folder, settings_of
 
 ANYWAY = "or take the lines with doctor out of the job's script, and try"
 

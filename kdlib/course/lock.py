@@ -61,7 +61,7 @@ def join(folder: Path) -> None:
 
     OSError when the parent is gone and another run has the folder.
     """
-    from .paths import write_json
+    from ..paths import write_json
     said = owner(folder)
     if said and said["host"] == socket.gethostname() and _is_ancestor(said["pids"][0][0]):
         write_json(folder / NAME, {**{k: v for k, v in said.items() if k != "alive"}, "pids": [said["pids"][0], _pid(os.getpid())]})

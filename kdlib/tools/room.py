@@ -9,9 +9,10 @@ a GPU node. The job script, `doctor NOTEBOOK` and the table in CLUSTER.md read t
 import itertools
 from typing import NamedTuple
 
-from . import memory, needs
-from .engine import hub
-from .run import settings_of
+from . import memory
+from ..course import needs
+from ..engine import hub
+from ..course.run import settings_of
 
 CONTEXT_GB = 1.0  # CUDA's own context, and the allocator's fragments
 # Main memory of a kernel with torch: 1.4 GB on a CPU, as the records of `laptop` say; CUDA's

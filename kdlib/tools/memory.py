@@ -5,7 +5,7 @@
 """
 from typing import NamedTuple
 
-from .paths import did_you_mean
+from ..paths import did_you_mean
 
 
 class Shape(NamedTuple):

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from .engine import hub, hub_errors
-from .paths import real_folder
+from ..engine import hub, hub_errors
+from ..paths import real_folder
 
 VOTES = "chaosnli"  # rows with human votes; they come from `python -m kdlib get real`, not from the hub
 NOT_A_SOURCE = ("", "off", "none", "layers", "scratch", "llama-models")  # said instead of a source; the last is an installed package

@@ -5,7 +5,7 @@
 
 As a command: `python -m kdlib doctor`; `--plan` says what fits which GPU, `--measure` sets estimates beside measurements;
 `doctor NOTEBOOK` is `ready`'s: what this one notebook needs, as a job asks first.
-`doctor.estimate` and `plan` are `kdlib.memory`'s, `measure` and `comparison` `kdlib.measure`'s.
+`doctor.estimate` and `plan` are `kdlib.tools.memory`'s, `measure` and `comparison` `kdlib.tools.measure`'s.
 """
 import importlib.metadata
 import os
@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from . import paths, run
-from .get import gated_advice, probe_hub
+from .. import paths
+from ..course import run
+from ..corpora.get import gated_advice, probe_hub
 from .measure import comparison, measure  # noqa: F401
 from .memory import GPUS, estimate, plan  # noqa: F401
 
@@ -209,7 +210,7 @@ def main(*, show_plan: bool = False, show_measured: bool = False, gpus: list | N
         print("\nLlama-3.2 3B → 1B, 8 rows of 256 tokens, 100 of them learnt, 16-bit autocast: GB, and where that fits; recipes add up\n")
         wide = table.round({"total": 1}).pivot(index=["recipe", "total"], columns="gpu", values="fits")
         print(wide.loc[table["recipe"].unique()][list(table["gpu"].unique())].reset_index().to_string(index=False))
-        from .ready import table as needed
+        from ..batch.ready import table as needed
         print("\nprofile full, a run of each notebook: GB, estimated from published sizes, not measured on a GPU\n")
         print(needed().to_string(index=False))
     if show_measured:

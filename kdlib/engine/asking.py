@@ -2,11 +2,11 @@
 import numpy as np
 import torch
 
-from .causal import logits_at
-from .engine.device import at_work
-from .glue import collator
-from .losses import TopK, distillation_loss, topk_distillation_loss
-from .models import forward_inputs
+from ..causal import logits_at
+from .device import at_work
+from ..glue import collator
+from ..losses import TopK, distillation_loss, topk_distillation_loss
+from ..models import forward_inputs
 
 TEACHER_LOGITS = "teacher_logits"                               # the column of a dataset that carries a classifier's answers
 READ = ("input_ids", "attention_mask", "token_type_ids")        # what a teacher reads of a row

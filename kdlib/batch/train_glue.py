@@ -18,11 +18,13 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
-from . import deadline, glue, lock, models, teacher_cache, teachers
-from .batch import FAILED, INTERRUPTED, OK, STOPPED, tell
-from .paths import did_you_mean
-from .run import Run, run_folder, writable
-from .trainer import DistillationArguments, DistillationTrainer, loss_curves
+from ..engine import deadline, teacher_cache
+from .. import glue, models
+from ..course import lock, teachers
+from .runs import FAILED, INTERRUPTED, OK, STOPPED, tell
+from ..paths import did_you_mean
+from ..course.run import Run, run_folder, writable
+from ..trainer import DistillationArguments, DistillationTrainer, loss_curves
 
 NAME = "train_glue"                         # where a notebook's run has the notebook's name
 MACHINES = {"output_dir", "logging_dir", "run_name", "local_rank", "use_cpu", "no_cuda", "disable_tqdm", "dataloader_num_workers",

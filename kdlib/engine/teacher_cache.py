@@ -32,11 +32,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from . import answers
-from .engine.device import at_work
-from .losses import TopK
-from .engine.provenance import versions
-from .paths import runs_root, write_json
+from . import asking as answers
+from .device import at_work
+from ..losses import TopK
+from .provenance import versions
+from ..paths import runs_root, write_json
 
 FORMAT = 2                              # of what is kept: another number, another cache
 SPEAK_EVERY = 20.0                      # seconds between two lines of progress

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import yaml
 
-from . import batch, room
-from .paths import ROOT, did_you_mean, runs_root
+from . import runs as batch
+from ..tools import room
+from ..paths import ROOT, did_you_mean, runs_root
 from .status import STARTED
 
 MANY, MOST_TASKS = 1000, 1000  # above MANY points --yes is asked for; Slurm's MaxArraySize is 1001
@@ -51,12 +52,12 @@ KEYS = {
 
 
 def load_cluster(name: str = "") -> dict:
-    """A preset of kdlib/clusters, or the user's own YAML file; {} for "". ValueError for what is no
+    """A preset of kdlib/batch/clusters, or the user's own YAML file; {} for "". ValueError for what is no
     such file.
     """
     if not name:
         return {}
-    folder = resources.files("kdlib.clusters")
+    folder = resources.files("kdlib.batch") / "clusters"
     known = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
     own = name.endswith((".yaml", ".yml"))
     file = Path(name).expanduser() if own else folder / f"{name}.yaml"

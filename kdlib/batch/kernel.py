@@ -1,4 +1,4 @@
-"""Papermill with kernels that pick their own ports:  python -m kdlib.kernel IN.ipynb OUT.ipynb …  (papermill's own options).
+"""Papermill with kernels that pick their own ports:  python -m kdlib.batch.kernel IN.ipynb OUT.ipynb …  (papermill's own options).
 
 jupyter_client looks for five free TCP ports, lets go of them, and the kernel binds them a second later; a kernel (or any
 program) that starts in between can take one, and the notebook dies before its first cell. Its list of ports given away holds

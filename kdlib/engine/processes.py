@@ -31,7 +31,7 @@ def in_processes(function, inputs: dict, seed: int, count: int):
     """
     import torch
 
-    from .course import stages
+    from ..course import stages
     if torch.cuda.is_available() and torch.cuda.device_count() < count:
         raise ValueError(f"--nproc {count}: this machine shows {torch.cuda.device_count()} GPU(s), and each process needs one; ask Slurm for "
                          f"--gres gpu:{count}")
@@ -41,7 +41,7 @@ def in_processes(function, inputs: dict, seed: int, count: int):
     # a kernel draws with an inline backend that no plain process has; what it can import, they can
     environment = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "JPY_PARENT_PID")} | {
         "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    with subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m", "kdlib.launch",
+    with subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m", "kdlib.engine.processes",
                            str(place)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, errors="replace") as child:
         tail = []
@@ -103,8 +103,8 @@ def worker(place: Path) -> int:
     import cloudpickle
     import torch
 
-    from .course import stages
-    from .run import set_seed
+    from ..course import stages
+    from ..course.run import set_seed
     rank = int(os.environ["RANK"])
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))    # "cuda" now means this process's own GPU

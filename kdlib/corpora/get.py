@@ -15,9 +15,9 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from .engine import hub, hub_errors
-from .engine.hub import how_to_make, local_copy  # noqa: F401
-from .paths import real_folder
+from ..engine import hub, hub_errors
+from ..engine.hub import how_to_make, local_copy  # noqa: F401
+from ..paths import real_folder
 
 
 class File(NamedTuple):

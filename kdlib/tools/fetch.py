@@ -10,10 +10,10 @@ interrupted goes on with the same command; what is whole already is compared wit
 
 from typing import NamedTuple
 
-from . import needs
-from .engine import hub, hub_errors
-from .get import get_real
-from .run import settings_of
+from ..course import needs
+from ..engine import hub, hub_errors
+from ..corpora.get import get_real
+from ..course.run import settings_of
 
 
 class Line(NamedTuple):

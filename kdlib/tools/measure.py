@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from .memory import estimate
-from .paths import ROOT
+from ..paths import ROOT
 
 
 def measure(student, teacher=None, **settings) -> float:
@@ -24,7 +24,7 @@ def measure(student, teacher=None, **settings) -> float:
     """
     estimate(student, teacher, **settings)                                     # refuses here what cannot be trained there
     asked = {"student": student.to_dict(), "teacher": teacher and teacher.to_dict(), **settings}
-    done = subprocess.run([sys.executable, "-m", "kdlib.measure"], input=json.dumps(asked), capture_output=True, text=True, cwd=ROOT,
+    done = subprocess.run([sys.executable, "-m", "kdlib.tools.measure"], input=json.dumps(asked), capture_output=True, text=True, cwd=ROOT,
                           env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parent.parent)})
     if done.returncode:
         raise OSError(f"the measuring process failed: {(done.stderr.strip().splitlines() or ['it was killed: out of memory?'])[-1]}")
@@ -37,7 +37,7 @@ def _measured(asked: dict) -> float:
     import psutil
     from transformers import AutoConfig
 
-    from .engine.provenance import peak_memory_gb
+    from ..engine.provenance import peak_memory_gb
     configs = [asked.pop(who) for who in ("student", "teacher")]
     configs = [config and AutoConfig.for_model(**config) for config in configs]
     miniature = [config and AutoConfig.for_model(**{**config.to_dict(), **SMALL[config.model_type]}) for config in configs]
@@ -60,9 +60,9 @@ def _steps(student, teacher, *, batch_size, length, learnt=None, dtype="float32"
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, default_data_collator
 
-    from . import causal, models
-    from .losses import TopK
-    from .trainer import TEACHER_LOGITS, DistillationArguments, DistillationTrainer
+    from .. import causal, models
+    from ..losses import TopK
+    from ..trainer import TEACHER_LOGITS, DistillationArguments, DistillationTrainer
     llama, rows = student.model_type == "llama", 2 * batch_size * accumulation
     learnt = length if learnt is None else learnt
     torch.manual_seed(0)

@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from . import deadline, lock
-from .paths import did_you_mean, run_places
-from .run import PARTIAL
+from ..engine import deadline
+from ..course import lock
+from ..paths import did_you_mean, run_places
+from ..course.run import PARTIAL
 
 FETCH_FIRST = "fetch on a login node first (python -m kdlib get PROFILE NN)"
 

@@ -24,9 +24,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from . import deadline, launch, lock, methods, needs
-from .engine import hub
-from .paths import DATA, ROOT, did_you_mean, plain_value, runs_root, write_json  # noqa: F401
+from ..engine import deadline, processes as launch
+from . import lock, needs
+from .. import methods
+from ..engine import hub
+from ..paths import DATA, ROOT, did_you_mean, plain_value, runs_root, write_json  # noqa: F401
 
 PROFILES = ("smoke", "laptop", "lab", "full")
 PARTIAL = "record.partial.json"              # the record of a run that the deadline stopped: no success, and never among the others
@@ -183,8 +185,8 @@ class Run:
     """See `start`. `settings` holds the checked values, `folder` the run's files, `device` "cuda", "mps" or "cpu"."""
 
     def __init__(self, notebook: str, profile: str, seed: int, settings: dict, run_dir: str = ""):
-        from . import figures
-        from .engine.device import machine_device
+        from .. import figures
+        from ..engine.device import machine_device
         self.notebook, self.profile, self.seed, self.settings = notebook, profile, seed, SimpleNamespace(**settings)
         self.device = machine_device()
         self.folder = run_folder(notebook, profile, seed, settings, run_dir)
@@ -216,7 +218,7 @@ class Run:
         there). fresh=True computes again. A training that the deadline stopped is not kept: the next run goes on with it. Kept are: numbers, text, lists, dicts, arrays, tensors, DataFrames, datasets,
         transformers models.
         """
-        from .course import stages
+        from . import stages
         key = stages.fingerprint(function, inputs)
         place, work = self.folder / "stages" / f"{name}-{key}", self.folder / "stages" / f"{name}-{key}.work"
         if fresh:
@@ -264,7 +266,7 @@ class Run:
 
     def figure(self, draw, table):
         """Draw `table` with one of `kdlib.figures`' functions, show it with its caption, and keep both with the run."""
-        from . import figures
+        from .. import figures
         self._tables[draw.__name__] = json.loads(table.to_json(orient="records"))
         figure = draw(table)
         figures.save_fig(figure, draw.__name__, folder=self.folder / "figures", alt=draw.alt)
@@ -272,7 +274,7 @@ class Run:
 
     def draft(self) -> dict:
         """The record as far as it is known now."""
-        from .course import results
+        from . import results
         return {
             "notebook": self.notebook, "profile": self.profile, "seed": self.seed, "settings": vars(self.settings),
             "results": self._results, "tables": self._tables, "stage_seconds": self._seconds,

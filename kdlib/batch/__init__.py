@@ -1,0 +1,1 @@
+"""Notebooks without a reader: the command line, papermill, sweeps, Slurm jobs and their status."""
