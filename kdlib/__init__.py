@@ -49,20 +49,29 @@ _MODULES = {
 }
 # Names that are so common that they need no module in front: kd.start, kd.distillation_loss …
 _NAMES = {
-    "start": "course.run",
-    "Run": "course.run",
+    "Run": "run",
     "soft_targets": "losses",
     "distillation_loss": "losses",
     "DistillationArguments": "trainer",
     "DistillationTrainer": "trainer",
     "save_fig": "figures",
 }
-__all__ = [*_MODULES, *_NAMES]
+__all__ = ["start", *_MODULES, *_NAMES]
 
 # transformers imports torchao wherever it is installed, and both then warn of kernels for other GPUs:
 # no reader can act on that.
 for _noisy in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
+
+
+def start(notebook: str, **parameters):
+    """Open a run of a notebook (`course.run.start`), and give its figures the course's look."""
+    from . import figures
+    from .course import run
+
+    opened = run.start(notebook, **parameters)
+    figures.style()
+    return opened
 
 
 def __getattr__(name: str):

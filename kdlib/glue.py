@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .engine import hub
-from .corpora.get import read_parquet
+from .engine.asking import collator  # noqa: F401
+from .engine.parquet import read_parquet
 
 
 class Task(NamedTuple):
@@ -95,12 +96,6 @@ def encode(data, tokenizer, task: Task, *, max_length: int = 128, keep: tuple[st
     encoded = data.map(lambda batch: tokenizer(batch[first], batch[second], truncation=True, max_length=max_length),
                        batched=True, remove_columns=[c for c in data.column_names if c not in ("label", *keep)], desc=None)
     return encoded.rename_column("label", "labels")
-
-
-def collator(tokenizer):
-    """Pads a batch to its own longest row (to a multiple of 8, which costs nothing and suits tensor cores)."""
-    from transformers import DataCollatorWithPadding
-    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
 
 
 def compute_metrics(prediction) -> dict[str, float]:

@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from .chat import EOT, end_token_id
 from .engine import hub
+from .engine.asking import forward_inputs
 from .engine.device import at_work
 
 LAYER = re.compile(r"^(.*\.layers?\.)(\d+)(\..*)$")        # bert.encoder.layer.3.…, model.layers.3.…
@@ -459,10 +460,3 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def forward_inputs(model: nn.Module, batch: dict) -> dict:
-    """The part of `batch` that the model's forward takes: BERT needs token_type_ids, DistilBERT rejects them."""
-    import inspect
-    accepted = inspect.signature(getattr(model, "module", model).forward).parameters
-    return {name: value for name, value in batch.items() if name in accepted}

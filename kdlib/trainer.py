@@ -21,7 +21,7 @@ from transformers import TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from . import causal
-from .engine import processes as launch
+from .engine import processes
 from .engine.asking import TEACHER_LOGITS, teacher_logits
 from .engine.cached_tokens import TEACHER_PLACE
 from .engine.fitting import FittingTrainer
@@ -213,7 +213,7 @@ class DistillationTrainer(FittingTrainer):
         teacher.requires_grad_(False).eval()
         is_large = self.args.shard_teacher or teacher.num_parameters() >= LARGE
         if self.args.world_size > 1 and is_large:
-            self._teacher["model"] = launch.shard(teacher, self.args.device)
+            self._teacher["model"] = processes.shard(teacher, self.args.device)
         else:
             self._teacher["model"] = teacher.to(self.args.device)
 

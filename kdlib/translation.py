@@ -25,7 +25,7 @@ from .causal import logits_at
 from .engine.device import at_work
 from .chat import BEGIN, DATE, END, EOT, PAD, RESERVED, SYSTEM, end_token_id, llama3_tokenizer, small_tokenizer, token_id, with_end_token  # noqa: F401
 from .engine import hub
-from .corpora.get import read_parquet
+from .engine.parquet import read_parquet
 
 SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>")
 IGNORED = -100

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .paths import real_folder
-from .corpora.get import REAL, File, sha256
+from .engine.pinned import REAL, File, sha256
 
 LABELS = ("entailment", "neutral", "contradiction")           # GLUE's order, for every column of 3 numbers below
 ROBERTA = ("entailment", "contradiction", "neutral")          # the order in which the published logits were written

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 import kdlib as kd
-from kdlib.engine import processes as launch
+from kdlib.engine import processes
 from kdlib.__main__ import main
 
 TRAINING = f"""
@@ -58,7 +58,7 @@ def test_bad_counts(monkeypatch, capsys, tmp_path):
     for text in ("two", "0", "-1", "1.5"):
         monkeypatch.setenv("KD_NPROC", text)
         with pytest.raises(ValueError, match="KD_NPROC must be a whole number"):
-            launch.processes()
+            processes.processes()
     assert main(["run", "04", "--nproc", "0"]) == 2 and "--nproc must be 1 or more" in capsys.readouterr().err
     monkeypatch.setenv("KD_NPROC", "3"), monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="batch of 8 rows cannot be shared by 3 processes"):

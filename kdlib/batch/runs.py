@@ -80,7 +80,7 @@ def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | Non
     try:
         outcome = _run_in(folder, path, executed, {"profile": profile, **parameters}, {
             "KD_RUNS": str(runs or runs_root()), "TOKENIZERS_PARALLELISM": "false", "KD_BATCH": "1", "PYTHONNOUSERSITE": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")))),      # the kernel's kdlib is ours
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")))),      # the kernel's kdlib is ours
             "PYDEVD_DISABLE_FILE_VALIDATION": "1"}, timeout, threads, stop)
         tell(folder, outcome.code, outcome.error, outcome.seconds)
         return outcome

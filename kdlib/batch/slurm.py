@@ -362,7 +362,7 @@ def _setup(cluster: dict, place: str, margin: int, nproc: int) -> list[str]:
     }
     why_there = cluster["runs"][1] if "runs" in cluster and not os.environ.get("KD_RUNS") else ""
     variables["KD_RUNS"] = (place, why_there or "where run folders go")
-    if ROOT != Path(batch.__file__).resolve().parent.parent:
+    if ROOT != Path(batch.__file__).resolve().parents[2]:
         variables["KD_ROOT"] = (_plain(str(ROOT)), "where the notebooks are")
     variables["KD_MARGIN"] = (
         str(margin),

@@ -6,80 +6,16 @@
 They land in `$KD_REAL`, or in the user's cache where that is unset. Nothing in the course needs them, and nothing looks
 for them behind your back: they are used when a profile or parameter names them.
 """
-import hashlib
 import http.client
-import os
 import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import NamedTuple
 
 from ..engine import hub, hub_errors
 from ..engine.hub import how_to_make, local_copy  # noqa: F401
+from ..engine.pinned import MINILM_ID, REAL, File, sha256  # noqa: F401
 from ..paths import real_folder
-
-
-class File(NamedTuple):
-    """One file: where it lands under the real folder, where it comes from, and its SHA-256 ("" where only git pins it)."""
-
-    path: str
-    url: str
-    sha256: str
-
-
-HUB = hub.endpoint()
-GITHUB = os.environ.get("KD_GITHUB", "https://raw.githubusercontent.com").rstrip("/")
-CHAOS = f"{GITHUB}/jsbaan/calibration-on-disagreement-data/990e81cacadac5d0268160d1c02bad19d4ddb9a3/data"
-GLUE = f"{HUB}/datasets/nyu-mll/glue/resolve/{hub.pins()['nyu-mll/glue']}/mnli"
-MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM = f"{HUB}/{MINILM_ID}/resolve/{hub.pins()[MINILM_ID]}"
-
-REAL = {
-    "chaosnli": [                       # Nie et al. 2020, CC BY-NC 4.0: fetched for your use, never shipped with the course
-        File("chaosnli/chaosNLI_mnli_m.jsonl", f"{CHAOS}/chaosNLI_v1.0/chaosNLI_mnli_m.jsonl",
-             "8eb49b589488e7b1a9ec95fb8a864bd50f0509b4f808eed0aed3f8167617664d"),
-        File("chaosnli/MNLI_dev_roberta-base_0.json", f"{CHAOS}/predictions/MNLI_dev_roberta-base_0.json",
-             "f997c4193f3a096c9b13b4f0c9c20783f2a5a74f2f5066b92c28ff2b482c5b39"),
-        File("chaosnli/MNLI_test_roberta-base_0.json", f"{CHAOS}/predictions/MNLI_test_roberta-base_0.json",
-             "018c5e6cb26eac1a939a43aa1e37b7f3c1d6ae3c15f3eef105c10df57abd906d")],
-    "mnli": [                           # pinned by git revision; rows are checked against the shipped teacher logits' keys
-        File("nyu-mll/glue/mnli/train-00000-of-00001.parquet", f"{GLUE}/train-00000-of-00001.parquet", ""),
-        File("nyu-mll/glue/mnli/validation_matched-00000-of-00001.parquet",
-             f"{GLUE}/validation_matched-00000-of-00001.parquet", "")],
-    "minilm": [
-        File(f"sentence-transformers/all-MiniLM-L6-v2/{name}", f"{MINILM}/{name}", sha) for name, sha in {
-            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
-            "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
-            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"}.items()],
-}
-
-
-def read_parquet(files: list, where: str):
-    """The rows of Parquet files as one `datasets.Dataset`. ValueError when there are none, and for a damaged file, by name."""
-    import datasets
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    count = 0
-    for file in files:
-        try:
-            count += pq.read_metadata(file).num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{file} is no whole Parquet file ({error}); fetch or copy it again") from error
-    if not count:
-        raise ValueError(f"{where} is empty")
-    try:
-        return datasets.Dataset.from_parquet([str(file) for file in files])
-    except Exception as error:                                  # its own error does not say which file
-        for file in files:
-            try:
-                pq.read_table(file)
-            except (pa.ArrowException, OSError) as damage:
-                raise ValueError(f"{file} is damaged ({damage}); fetch or copy it again") from error
-        raise
 
 
 def get_real(parts: list[str] | None = None, source: Path | None = None) -> Path:
@@ -146,12 +82,6 @@ def _download(url: str, partial: Path) -> None:
     if got < whole:                                          # a connection that breaks off looks like the file's end
         raise ConnectionError(f"{url}: the connection broke off after {got / 1e6:.1f} of {whole / 1e6:.1f} MB. "
                               "Run the command again: it goes on from there.")
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def probe_hub(source: str | Path, timeout: float = hub.PROBE_TIMEOUT) -> None:

@@ -1,16 +1,35 @@
 """Asking a teacher: a classifier's logits row by row, or a language model's k likeliest words token by token."""
+import inspect
+
 import numpy as np
 import torch
 
-from ..causal import logits_at
 from .device import at_work
-from ..glue import collator
 from ..losses import TopK, distillation_loss, topk_distillation_loss
-from ..models import forward_inputs
+from .head import logits_at
 
 TEACHER_LOGITS = "teacher_logits"                               # the column of a dataset that carries a classifier's answers
 READ = ("input_ids", "attention_mask", "token_type_ids")        # what a teacher reads of a row
 WIDE = 1 << 16                                                  # ids from here on need a 17th bit, from twice as many a third byte
+
+
+def collator(tokenizer):
+    """Pads a batch to its own longest row, rounded up to a multiple of 8.
+
+    That costs nothing and suits tensor cores.
+    """
+    from transformers import DataCollatorWithPadding
+
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
+
+
+def forward_inputs(model, batch: dict) -> dict:
+    """The part of `batch` that the model's forward takes.
+
+    BERT needs token_type_ids, DistilBERT rejects them.
+    """
+    accepted = inspect.signature(getattr(model, "module", model).forward).parameters
+    return {name: value for name, value in batch.items() if name in accepted}
 
 
 def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""A stage's training in several processes, one a GPU, under torchrun: `--nproc N`, and no notebook has to know.
+"""A training in several processes, one a GPU: `--nproc N`, and no notebook has to know.
 
-A notebook's kernel holds one process, with CUDA perhaps at work already, so nothing can be forked from it. The stage's function and
-its inputs are handed over in a file instead, each process calls the function, and the first one's value comes back.
-Tensors travel on the CPU: restored where they were, all processes would put them on the first GPU.
-`DistillationArguments` then divides the batch among the processes: the step reads the same rows as it does in one process.
+A notebook's kernel holds one process, perhaps with CUDA at work already, so nothing can be forked
+from it. A task is handed over in a file instead: torchrun starts the processes, and each of them
+calls it. Tensors travel on the CPU: restored where they were, all processes would put them on the
+first GPU. `DistillationArguments` divides the batch among the processes: a step reads the same
+rows as it does in one process.
 """
+
 import json
 import os
 import shutil
@@ -12,67 +14,86 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Callable
 
 from . import deadline
 
+LINES_KEPT = 40  # of the processes' output, for the error message
+NOT_FOR_CHILDREN = ("MPLBACKEND", "JPY_PARENT_PID")  # a kernel draws with a backend that they lack
+# how the lines of torchrun, of warnings and of tracebacks begin
+NOISE = ("W", "E", "*", "[", "Traceback", "  ")
+TRAINING = ("step ", "     validation")
+
 
 def processes() -> int:
-    """How many processes a training stage is to have: `$KD_NPROC`, and 1 inside of one of them."""
+    """How many processes a training is to have: `$KD_NPROC`, and 1 inside of one of them."""
     text = os.environ.get("KD_NPROC") or "1"
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"KD_NPROC must be a whole number from 1 on, not {text!r}")
     return 1 if "RANK" in os.environ else int(text)
 
 
-def in_processes(function, inputs: dict, seed: int, count: int):
-    """function(**inputs) in `count` processes; the first one's value. RuntimeError with the last line of what went wrong.
+def run_in_processes(task: Callable[[], None], place: Path, count: int) -> None:
+    """Call `task()` in `count` processes. RuntimeError with the last line of what went wrong.
 
-    inputs["folder"] is the stage's own: Trainer's checkpoints go there, and for a while the files of the handover.
+    place: a folder for the handover; it is made, and deleted when all went well. Only the first
+    process speaks. What its training left undone is noted here (`deadline`).
     """
     import torch
 
-    from ..course import stages
     if torch.cuda.is_available() and torch.cuda.device_count() < count:
-        raise ValueError(f"--nproc {count}: this machine shows {torch.cuda.device_count()} GPU(s), and each process needs one; ask Slurm for "
-                         f"--gres gpu:{count}")
-    place = Path(inputs["folder"]) / "handover"
-    shutil.rmtree(place, ignore_errors=True), place.mkdir(parents=True)
-    hand_over((function, inputs, seed), place / "call.pkl")     # read by our own processes alone, and deleted
-    # a kernel draws with an inline backend that no plain process has; what it can import, they can
-    environment = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "JPY_PARENT_PID")} | {
-        "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    with subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "-m", "kdlib.engine.processes",
-                           str(place)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, errors="replace") as child:
-        tail = []
-        for line in child.stdout:
-            tail = [*tail, line][-40:]
-            if line.startswith(("step ", "     validation")) or not line.startswith(("W", "E", "*", "[", "Traceback", "  ")):
-                print(line, end="", flush=True)
-    error = next((f.read_text() for f in sorted(place.glob("error.*"))), "")
-    if child.returncode or error:
-        raise RuntimeError(f"{error or tail[-1].strip() if tail else 'no word'} (in one of {count} processes)")
+        raise ValueError(
+            f"--nproc {count}: this machine shows {torch.cuda.device_count()} GPU(s), and each "
+            f"process needs one; ask Slurm for --gres gpu:{count}"
+        )
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    hand_over(task, place / "task.pkl")
+    code, last_line = _torchrun(place, count)
+    errors = [file.read_text() for file in sorted(place.glob("error.*"))]
+    if code or errors:
+        raise RuntimeError(f"{errors[0] if errors else last_line} (in one of {count} processes)")
     for note in json.loads((place / "notes.json").read_text()):
         deadline.put(note)
-    value = stages.load(place / "value")
     shutil.rmtree(place, ignore_errors=True)
-    return value
 
 
-def hand_over(call, file: Path) -> None:
-    """Pickle `call` into `file`, with every tensor of it on the CPU."""
+def _torchrun(place: Path, count: int) -> tuple[int, str]:
+    """Start the processes and repeat what the first one says: (exit code, last line)."""
+    environment = {k: v for k, v in os.environ.items() if k not in NOT_FOR_CHILDREN}
+    environment["PYTHONUNBUFFERED"] = "1"
+    # what the kernel can import, they can
+    environment["PYTHONPATH"] = os.pathsep.join(folder for folder in sys.path if folder)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc_per_node", str(count), "-m", "kdlib.engine.processes", str(place)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    tail = []
+    with subprocess.Popen(command, env=environment, **pipes) as child:
+        for line in child.stdout:
+            tail = [*tail, line][-LINES_KEPT:]
+            if line.startswith(TRAINING) or not line.startswith(NOISE):
+                print(line, end="", flush=True)
+    return child.returncode, tail[-1].strip() if tail else "no word"
+
+
+def hand_over(task, file: Path) -> None:
+    """Pickle `task` into `file`, with every tensor of it on the CPU.
+
+    Our own processes alone read it, and it is deleted afterwards.
+    """
     with open(file, "wb") as opened:
-        _pickler()(opened).dump(call)
+        _pickler()(opened).dump(task)
 
 
 @cache
 def _pickler() -> type:
-    import cloudpickle                                          # it takes a notebook's functions with all that they name
+    import cloudpickle  # it takes a notebook's functions with all that they name
     import torch
 
     class OnCPU(cloudpickle.Pickler):
         def reducer_override(self, thing):
-            if isinstance(thing, torch.Tensor) and thing.device.type not in ("cpu", "meta"):
+            is_tensor = isinstance(thing, torch.Tensor)
+            if is_tensor and thing.device.type not in ("cpu", "meta"):
                 if isinstance(thing, torch.nn.Parameter):
                     return torch.nn.Parameter, (thing.data, thing.requires_grad)
                 return thing.detach().cpu().__reduce_ex__(self.proto)
@@ -81,21 +102,9 @@ def _pickler() -> type:
     return OnCPU
 
 
-def shard(model, device):
-    """The frozen model, in place, with its weights shared out among all processes (FSDP2): a forward gathers a layer at a time.
-
-    Embeddings and head, once gathered, stay: the loss reads the head when the forward is over. Every process must ask the model
-    as often as the others do, or all of them wait.
-    """
-    import torch
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for stack in model.modules():
-        if isinstance(stack, torch.nn.ModuleList) and len(stack) == model.config.num_hidden_layers:
-            for layer in stack:
-                fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh, reshard_after_forward=False)
+def is_first() -> bool:
+    """Is this the first process, or the only one?"""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def worker(place: Path) -> int:
@@ -103,21 +112,18 @@ def worker(place: Path) -> int:
     import cloudpickle
     import torch
 
-    from ..course import stages
-    from ..course.run import set_seed
     rank = int(os.environ["RANK"])
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))    # "cuda" now means this process's own GPU
-    if rank:
-        sys.stdout = open(os.devnull, "w")                      # one voice is enough
+        # from here on "cuda" means this process's own GPU
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # one voice is enough
     try:
-        with open(place / "call.pkl", "rb") as file:
-            function, inputs, seed = cloudpickle.load(file)
-        set_seed(seed)
-        value = function(**inputs)
-        if rank == 0:
+        with open(place / "task.pkl", "rb") as file:
+            task = cloudpickle.load(file)
+        task()
+        if is_first():
             (place / "notes.json").write_text(json.dumps(deadline.take()))
-            stages.dump(value, place / "value")
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
@@ -125,6 +131,26 @@ def worker(place: Path) -> int:
         (place / f"error.{rank}").write_text(f"{type(error).__name__}: {error}")
         raise
     return 0
+
+
+def shard(model, device):
+    """Share out the frozen model's weights among all processes, in place (FSDP2).
+
+    A forward gathers a layer at a time. Embeddings and head, once gathered, stay: the loss reads
+    the head when the forward is over. Every process must ask the model as often as the others do,
+    or all of them wait.
+    """
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    depth = model.config.num_hidden_layers
+    for stack in model.modules():
+        if isinstance(stack, torch.nn.ModuleList) and len(stack) == depth:
+            for layer in stack:
+                fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=False)
 
 
 if __name__ == "__main__":

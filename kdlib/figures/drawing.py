@@ -7,6 +7,7 @@ inches wide; `paper` keeps each figure's own shape, for a page or a notebook; `d
 dark ground.
 """
 
+import functools
 import textwrap
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -66,9 +67,17 @@ def figure(
         draw.file = file
         draw.data = data
         draw.table_name = draw.__name__
+        draw.present = functools.partial(present, draw)
         return draw
 
     return mark
+
+
+def present(draw: Callable, table: pd.DataFrame, *, folder: Path, note: str = "") -> None:
+    """Draw a run's table, keep the picture under `folder`, show it with its caption and a note."""
+    fig = draw(table)
+    save_fig(fig, draw.__name__, folder=folder, alt=draw.alt)
+    show(fig, draw.alt + note)
 
 
 def again(draw: Callable, name: str, *about, **more) -> Callable:

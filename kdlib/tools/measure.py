@@ -25,7 +25,7 @@ def measure(student, teacher=None, **settings) -> float:
     estimate(student, teacher, **settings)                                     # refuses here what cannot be trained there
     asked = {"student": student.to_dict(), "teacher": teacher and teacher.to_dict(), **settings}
     done = subprocess.run([sys.executable, "-m", "kdlib.tools.measure"], input=json.dumps(asked), capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parent.parent)})
+                          env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).resolve().parents[2])})
     if done.returncode:
         raise OSError(f"the measuring process failed: {(done.stderr.strip().splitlines() or ['it was killed: out of memory?'])[-1]}")
     return json.loads(done.stdout.strip().splitlines()[-1])["gb"]
