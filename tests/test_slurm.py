@@ -12,6 +12,7 @@ import pytest
 from helpers import alive, write_notebook
 
 from kdlib import batch, status
+from kdlib.paths import ROOT
 
 pytestmark = pytest.mark.slow
 TRAINING = f"""
@@ -160,6 +161,36 @@ def test_slurms_own_message_and_ours(node, tmp_path):
         done = work.kdlib("sbatch", str(work.path), "--submit", *options)
         assert done.returncode == 2 and re.search(sentence, done.stderr) and "Partitions here" in done.stderr and "main 1:00:00" in done.stderr
         assert done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_a_job_that_cannot_work_ends_before_any_training(node, tmp_path):
+    """Its models are neither in the cache nor to be had: exit code 2 within seconds, and the log says what to do."""
+    work = Work(node, tmp_path)
+    work.env |= {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "empty"), "KD_REAL": str(tmp_path / "none")}
+    done = work.kdlib("sbatch", "04", "--profile", "full", "--submit", "--time", "00:10:00")
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.strip()
+    assert node.wait(job, 120) == {"FAILED"}
+    assert "ExitCode=2:0" in node.tell("scontrol", "show", "job", job)
+    said = work.logs()
+    assert "STOP  models and data" in said and "python -m kdlib get full 04" in said and "refused before any training" in said
+    assert not list(work.runs.glob("0*")), "nothing was begun"
+
+
+def test_runs_go_to_the_clusters_place_and_status_finds_them(node, tmp_path):
+    """As a user has it: no KD_RUNS; the login node's checkout learns of the place when the script is written."""
+    work = Work(node, tmp_path, "run.record(seed=run.seed)", "run.finish()")
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("notebooks", "kdlib", "data"):
+        (checkout / name).symlink_to(ROOT / name)
+    work.env.pop("KD_RUNS")
+    work.env |= {"KD_ROOT": str(checkout), "USER": "me", "HF_HUB_OFFLINE": "1"}
+    (tmp_path / "mine.yaml").write_text(f"runs: ['{tmp_path}/scratch/$USER/runs', emptied every month]")
+    job = work.submit("--cluster", str(tmp_path / "mine.yaml"), "--time", "00:10:00")
+    assert node.wait(job, 180) == {"COMPLETED"}, "".join(p.read_text() for p in tmp_path.glob("scratch/me/runs/logs/*"))
+    assert len(list(tmp_path.glob("scratch/me/runs/04_distilbert_mnli/*/record.json"))) == 1
+    assert work.kdlib("status").stdout.splitlines()[-1] == "1 done of 1 runs"
 
 
 def test_a_time_limit_that_is_too_short_is_gone_beyond_in_several_turns(node, jobs, undisturbed):
