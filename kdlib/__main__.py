@@ -336,7 +336,7 @@ def _bench(given) -> int:
 def _doctor(given) -> int:
     from .tools import doctor
     if given.notebook:
-        from .batch import ready
+        from .tools import ready
         parameters = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
         return ready.main(given.notebook, given.profile, parameters, need_gpu=given.need_gpu)
     return doctor.main(show_plan=given.plan, show_measured=given.measure, gpus=given.gpu)

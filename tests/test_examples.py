@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from kdlib import batch, slurm
-from kdlib.batch import ready
+from kdlib.tools import ready
 from kdlib.tools import room
 from kdlib.__main__ import parser, unique, value
 from kdlib.paths import ROOT
@@ -79,7 +79,7 @@ def test_the_table_of_what_notebooks_need_is_what_kdlib_counts(tmp_path, monkeyp
     text = (ROOT / "CLUSTER.md").read_text(encoding="utf8")
     shown = re.findall(r"^\| (\d\d) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \| `(.*?)` \|", text, re.M)
     counted, cluster = {}, slurm.load_cluster("explorer")
-    for name, *numbers in ready.table("full").values.tolist():
+    for name, *numbers in room.table("full").values.tolist():
         need = room.of(name, settings_of(name, "full"))
         counted[name[:2]] = [*map(float, numbers), slurm._gres(cluster, need, name)]
     assert {row[0]: [*map(float, row[1:5]), row[5]] for row in shown} == counted

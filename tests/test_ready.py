@@ -8,7 +8,7 @@ import torch
 from test_doctor import CU126, NEW, fake_gpu
 
 from kdlib import batch, doctor
-from kdlib.batch import ready
+from kdlib.tools import ready
 from kdlib.tools import room
 from kdlib.__main__ import main
 from kdlib.course.run import settings_of

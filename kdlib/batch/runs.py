@@ -27,9 +27,9 @@ import yaml
 from ..engine import deadline
 from ..course import lock, needs
 from ..paths import ROOT, did_you_mean, runs_root, write_json
+from ..course.notebooks import COURSE, notebook_path
 from ..course.run import PARTIAL, checked_seed, refuse_other_configuration, run_folder, set_record_aside, settings_of, writable
 
-COURSE = tuple(path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")))
 OK, FAILED, REFUSED, STOPPED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130, 138
 
 
@@ -43,18 +43,6 @@ class Outcome(NamedTuple):
     peak_gb: float
     executed: Path
     error: str = ""
-
-
-def notebook_path(notebook: str | Path) -> Path:
-    """A notebook by path or by name ("04", "04_distilbert_mnli"). FileNotFoundError says which there are."""
-    if Path(notebook).suffix == ".ipynb" and Path(notebook).is_file():
-        return Path(notebook).resolve()
-    folder = ROOT / "notebooks"
-    found = sorted(folder.glob(f"{Path(notebook).stem}*.ipynb"))
-    if len(found) != 1:
-        names = ", ".join(p.stem for p in sorted(folder.glob("*.ipynb")))
-        raise FileNotFoundError(f"no notebook {notebook!r}; there are {names}")
-    return found[0]
 
 
 def run_notebook(notebook: str | Path, profile: str = "", parameters: dict | None = None, *, runs: Path | None = None,

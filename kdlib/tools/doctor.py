@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from .. import paths
 from ..course import run
+from . import room
 from ..corpora.get import gated_advice, probe_hub
 from .measure import comparison, measure  # noqa: F401
 from .memory import GPUS, estimate, plan  # noqa: F401
@@ -210,9 +211,8 @@ def main(*, show_plan: bool = False, show_measured: bool = False, gpus: list | N
         print("\nLlama-3.2 3B → 1B, 8 rows of 256 tokens, 100 of them learnt, 16-bit autocast: GB, and where that fits; recipes add up\n")
         wide = table.round({"total": 1}).pivot(index=["recipe", "total"], columns="gpu", values="fits")
         print(wide.loc[table["recipe"].unique()][list(table["gpu"].unique())].reset_index().to_string(index=False))
-        from ..batch.ready import table as needed
         print("\nprofile full, a run of each notebook: GB, estimated from published sizes, not measured on a GPU\n")
-        print(needed().to_string(index=False))
+        print(room.table().to_string(index=False))
     if show_measured:
         print("\nestimate against the measured peak of two real steps, on the CPU, above what the process held before\n")
         comparison()

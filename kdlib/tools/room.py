@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from . import memory
 from ..course import needs
+from ..course.notebooks import COURSE
 from ..engine import hub
 from ..course.run import settings_of
 
@@ -152,3 +153,25 @@ def _distil(teacher, student, settings: dict) -> tuple[float, float, float]:
     disk = CHECKPOINTS * trained * ADAMW_BYTES / 1e9 + 2 * _gb(student) + answers
     weights = _gb(teacher, 2 if settings["dtype"] == "auto" else 4) + 2 * _gb(student)
     return step.total + CONTEXT_GB, weights, disk
+
+
+def table(profile: str = "full"):
+    """What each notebook needs under a profile, as a DataFrame: notebook, GPU, memory, disk and
+    downloads in GB. Notebooks that need little are left out.
+    """
+    import pandas as pd
+
+    rows = []
+    for name in COURSE:
+        need = of(name, settings_of(name, profile))
+        if need.downloads:
+            rows.append(
+                {
+                    "notebook": name,
+                    "GPU": round(need.gpu),
+                    "main memory": round(need.memory),
+                    "disk": round(need.disk),
+                    "downloads": need.downloads,
+                }
+            )
+    return pd.DataFrame(rows)

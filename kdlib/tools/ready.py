@@ -11,10 +11,10 @@ How much it needs is `room`'s arithmetic, where its models come from `needs`' li
 import shutil
 from pathlib import Path
 
-from . import runs as batch
-from ..tools import doctor, room
+from . import doctor, room
 from ..course import needs
-from ..tools.doctor import Finding
+from ..course.notebooks import notebook_path
+from .doctor import Finding
 from ..course.run import run_folder, settings_of
 
 ANYWAY = "or take the lines with doctor out of the job's script, and try"
@@ -26,7 +26,7 @@ def check(
     """The findings. ValueError for a profile or a parameter that does not fit, FileNotFoundError
     for no such notebook; a check that cannot be made is a finding.
     """
-    name, given = batch.notebook_path(notebook).stem, dict(parameters or {})
+    name, given = notebook_path(notebook).stem, dict(parameters or {})
     seed, run_dir = given.pop("seed", 0), given.pop("run_dir", "")
     settings = settings_of(name, profile, **given)
     need = room.of(name, settings)
@@ -116,25 +116,3 @@ def main(notebook: str, profile: str, parameters: dict, *, need_gpu: bool) -> in
     if stopped:
         print(f"\nbefore this notebook runs here, mend: {', '.join(stopped)}")
     return 1 if stopped else 0
-
-
-def table(profile: str = "full"):
-    """What each notebook needs under a profile, as a DataFrame: notebook, GPU, memory, disk and
-    downloads in GB. Notebooks that need little are left out.
-    """
-    import pandas as pd
-
-    rows = []
-    for name in batch.COURSE:
-        need = room.of(name, settings_of(name, profile))
-        if need.downloads:
-            rows.append(
-                {
-                    "notebook": name,
-                    "GPU": round(need.gpu),
-                    "main memory": round(need.memory),
-                    "disk": round(need.disk),
-                    "downloads": need.downloads,
-                }
-            )
-    return pd.DataFrame(rows)
