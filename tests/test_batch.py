@@ -267,3 +267,12 @@ def test_a_runs_folder_that_is_a_file_is_told_in_one_line(notebook, tmp_path, mo
     assert main(["run", str(notebook("run.finish()")), "--profile", "smoke"]) == 2
     told = capsys.readouterr().err
     assert "cannot be written" in told and "set KD_RUNS" in told and "Traceback" not in told
+
+
+def test_an_error_is_never_cut_through_its_advice():
+    advice = "Accept its licence at its page, then `hf auth login`. "
+    assert batch.shortened(advice) == advice
+    assert batch._last_line("papermill\nOSError: it is gated. " + 8 * advice).count("hf auth login") == 8
+    cut = batch.shortened(40 * advice)
+    assert len(cut) <= 903 and cut.endswith("login`. …")
+    assert len(batch.shortened(3000 * "x ")) < 905

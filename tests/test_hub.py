@@ -189,6 +189,14 @@ def test_gated_without_a_token(stub, monkeypatch):
     assert "unsloth/Llama-3.2-1B" in refused(GATED, "causal") and not stub.downloads()
 
 
+def test_a_gated_model_says_how_to_get_in(stub, monkeypatch):
+    from kdlib import models
+    monkeypatch.delenv("HF_TOKEN")
+    for load in (models.load_causal, models.load_tokenizer):
+        with pytest.raises(OSError, match=r"(?s)meta-llama/Llama-3.2-1B is gated.*HF_TOKEN.*Without access: unsloth"):
+            load(GATED)
+
+
 def test_gated_and_the_licence_is_not_accepted(stub):
     stub.accepted.clear()
     says(refused(GATED, "causal"), f"{GATED} is gated, and your account has no access", f"Accept its licence at {stub.url}/{GATED}")

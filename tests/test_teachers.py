@@ -87,7 +87,30 @@ def test_the_command_that_makes_an_embedded_teacher_again(tmp_path, monkeypatch,
     """The whole path, with a recipe that takes seconds."""
     monkeypatch.setattr(teachers, "MINI", teachers.MINI | dict(layers=1, width=16, heads=2, more_rows_seeds=[]))
     monkeypatch.setitem(teachers.OWN, corpus, dict(epochs=1, learning_rate=1e-3))
-    teachers.train_mini(corpus, tmp_path / "out", tmp_path / "scratch")
-    about = json.loads((tmp_path / "out" / "teacher.json").read_text())
+    monkeypatch.setattr(teachers, "ROOT", tmp_path)
+    shipped = {p: p.read_bytes() for p in (DATA / "teachers").rglob("*") if p.is_file()}
+    teachers.main([corpus, "--scratch", str(tmp_path / "scratch")])
+    assert shipped == {p: p.read_bytes() for p in (DATA / "teachers").rglob("*") if p.is_file()}, "what ships stays"
+    out = tmp_path / "runs" / f"teacher_{corpus}"
+    about = json.loads((out / "teacher.json").read_text())
     assert about["rows"] == 8000 and 0 < about["test_accuracy"] < 1 and len(about["history"]) == 1
-    assert models.load(tmp_path / "out", labels=teachers.TASK_OF[corpus].labels).config.num_hidden_layers == 1
+    assert models.load(out, labels=teachers.TASK_OF[corpus].labels).config.num_hidden_layers == 1
+
+
+@pytest.mark.parametrize("teacher", ["mini_nli", "mini_qqp", "miniparl", "europarl", "mnli", "qqp"])
+def test_nothing_that_ships_is_overwritten_unless_one_says_so(teacher, tmp_path, monkeypatch):
+    """The recipe that `runs/teacher_…`'s own error names must leave the repository clean."""
+    called = []
+    for name in ("train_real", "train_translator", "train_mini"):
+        monkeypatch.setattr(teachers, name, lambda *given: called.append(given))
+    teachers.main([teacher])
+    assert all(not place.is_relative_to(DATA) for place in called[0][1:])
+    assert called[0][1].is_relative_to(teachers.ROOT / "runs" / f"teacher_{teacher}"), "where notebooks look for it"
+    teachers.main([teacher, "--out", str(tmp_path / "mine")])
+    assert called[1][1] == tmp_path / "mine"
+    if teacher == "europarl":
+        with pytest.raises(ValueError, match="none to replace"):
+            teachers.main([teacher, "--replace"])
+    else:
+        teachers.main([teacher, "--replace"])
+        assert called[2][1].exists() and called[2][1].parent == DATA / "teachers"
