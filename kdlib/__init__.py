@@ -13,7 +13,7 @@ _MODULES = {
     "batch": "batch",
     "causal": "causal",
     "chat": "chat",
-    "check": "check",
+    "check": "course.check",
     "corpora": "corpora",
     "deadline": "deadline",
     "doctor": "doctor",

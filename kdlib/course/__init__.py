@@ -1,0 +1,1 @@
+"""What the notebooks need to run as a course: settings, runs, records, and checks of exercises."""
