@@ -13,7 +13,7 @@ _MODULES = {
     "batch": "batch.runs",
     "causal": "causal",
     "chat": "chat",
-    "check": "check",
+    "check": "course.check",
     "corpora": "corpora",
     "deadline": "engine.deadline",
     "doctor": "tools.doctor",

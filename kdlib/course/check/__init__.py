@@ -1,0 +1,31 @@
+"""Exercise checks. They name the usual mistake and never raise.
+
+    kd.check.answer("03.1", my_loss)
+
+Each notebook has a module here: the check of exercise 03.1 is in nb03. A check is a function marked
+`@question("03.1")`. It gets the student's answer and returns None when that is right, or a sentence
+that names what is wrong.
+"""
+
+from . import nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, nb10  # noqa: F401
+from .common import QUESTIONS, NotAnswered, filled
+
+
+def answer(number: str, given) -> bool:
+    """Check an answer and print the verdict. Returns True when it is right.
+
+    An exercise never stops a notebook: a student's function that raises is a wrong answer, and an
+    empty answer (None or `...`) is "not answered yet".
+    """
+    if number not in QUESTIONS:
+        print(f"there is no exercise {number!r}; there are {', '.join(sorted(QUESTIONS))}")
+        return False
+    try:
+        wrong = QUESTIONS[number](filled(given))
+    except NotAnswered:
+        print(f"{number}: not answered yet")
+        return False
+    except Exception as error:  # the student's function failed: say so in one line, go on
+        wrong = f"your answer raised {type(error).__name__}: {error}"
+    print(f"{number}: right." if wrong is None else f"{number}: not yet. {wrong}")
+    return wrong is None
