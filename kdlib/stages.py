@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-SOURCES = ("losses", "methods", "engine/wide_loss", "engine/wide_checks", "trainer", "models", "glue", "metrics", "teachers", "translation", "corpora", "parliament", "votes",
+SOURCES = ("losses", "methods", "engine/wide_loss", "engine/wide_checks", "trainer", "models", "glue", "metrics", "teachers", "translation", "corpora/grammar", "corpora/lexicon", "corpora/inflection", "corpora/parser", "corpora/mini_nli", "corpora/mini_qqp", "corpora/miniparl", "corpora/tables", "votes",
            "answers", "teacher_cache", "causal", "chat", "scores", "quantise", "hidden", "onpolicy")
 KEPT = "numbers, text, lists, dicts, NumPy arrays, tensors, DataFrames, datasets and transformers models"
 
