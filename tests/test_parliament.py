@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdlib import corpora, parliament
+from kdlib.corpora import inflection
 
 ROOT = Path(__file__).resolve().parent.parent
 PYARROW = "22.0.0"                                        # the locked writer: bytes are compared under it only
@@ -214,7 +215,7 @@ def test_translations_by_hand(en, fr):
     ("bon", "bon bonne bons bonnes"), ("précis", "précis précise précis précises"), ("cher", "cher chère chers chères"),
     ("efficace", "efficace efficace efficaces efficaces"), ("à long terme", "à long terme à long terme à long terme à long terme")])
 def test_adjectives_by_hand(adjective, forms):
-    assert " ".join(parliament.agree(adjective, g, n) for n in "sp" for g in "mf") == forms
+    assert " ".join(inflection.agree(adjective, g, n) for n in "sp" for g in "mf") == forms
 
 
 @pytest.mark.parametrize("verb, form, one, many", [
@@ -227,7 +228,7 @@ def test_adjectives_by_hand(adjective, forms):
     ("prévenir", "future", "préviendra", "préviendront"), ("devoir", "conditional", "devrait", "devraient"),
     ("pouvoir", "future", "pourra", "pourront"), ("avoir", "subjunctive", "ait", "aient"), ("étudier", "future", "étudiera", "étudieront")])
 def test_verbs_by_hand(verb, form, one, many):
-    said = [parliament.conjugate("fr", verb, form, parliament.Phrase("", number=n)) for n in "sp"]
+    said = [inflection.conjugate("fr", verb, form, parliament.Phrase("", number=n)) for n in "sp"]
     assert said == [one, many]
 
 
@@ -391,5 +392,5 @@ def test_each_french_word_belongs_to_one_concept():
 
 
 def test_import_is_light():
-    heavy = "import sys, kdlib.parliament; print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'numpy') if m in sys.modules])"
+    heavy = "import sys, kdlib.corpora.miniparl; print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"

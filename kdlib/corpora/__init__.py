@@ -6,8 +6,8 @@
 
 Below them lies what they share (`grammar`), and for MiniParl the words and rules (`lexicon`), the
 forms of words (`inflection`) and the way back from a sentence to its meaning (`parser`). On top,
-`tables` gives rows and a tokenizer by the name of a corpus, and `build` writes and checks the files.
-The word lists are in `words/`.
+`tables` gives rows and a tokenizer by the name of a corpus, and `build` writes and checks the
+files. The word lists are in `words/`.
 """
 
 from .build import MARKS, build, content_hash, describe, main

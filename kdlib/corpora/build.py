@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from ..paths import DATA
-from .grammar import COLUMNS, LABELS
-from .tables import ROWS, rows
+from .grammar import COLUMNS, LABELS, SPLITS
+from .tables import rows
 
 # Between these marks `data/SOURCES.md` is written here; the rest of it is written by people.
 BEGIN = "<!-- corpora: begin, written by python -m kdlib.corpora -->"
@@ -84,7 +84,7 @@ def build(out):
 
     disable_progress_bars()
     hashes = {}
-    for corpus in ROWS:
+    for corpus in SPLITS:
         for split, table in rows(corpus).items():
             path = Path(out) / corpus / f"{split}-00000-of-00001.parquet"
             write(corpus, table, path)

@@ -36,11 +36,6 @@ def words(corpus):
     return yaml.safe_load(file.read_text("utf-8"))
 
 
-def draw_label(rng, label_dist):
-    """The answer of one reader."""
-    return rng.choices(range(len(label_dist)), label_dist)[0]
-
-
 def split_of(key):
     """0–7 train, 8 validation, 9 test: the split of a combination of words, by its hash.
 
@@ -59,82 +54,47 @@ def split_name(corpus, key):
 def quota(corpus, table, shares, phenomenon, splits):
     """{split: how many rows about a phenomenon it shall hold}.
 
-    shares: {phenomenon: share of the rows}; table: the rows so far. The last phenomenon gets what
-    rounding has left.
+    The last phenomenon gets what rounding has left.
     """
-    sizes = {split: SPLITS[corpus][split] for split in splits}
-    if phenomenon == list(shares)[-1]:
-        return {split: size - len(table[split]) for split, size in sizes.items()}
+    last = phenomenon == list(shares)[-1]
     total = sum(shares.values())
-    return {split: round(size * shares[phenomenon] / total) for split, size in sizes.items()}
+    found = {}
+    for split in splits:
+        size = SPLITS[corpus][split]
+        found[split] = (
+            size - len(table[split]) if last else round(size * shares[phenomenon] / total)
+        )
+    return found
 
 
-def fill(table, missing, attempt, what, tries):
-    """Draws rows into `table` ({split: rows}) until nothing is missing.
+def fill(corpus, table, splits, shares, attempt, *, seed, what, tries):
+    """Draws rows into these splits of `table` ({split: rows}) until they have their size.
 
-    missing: {split: number of rows}, counted down here. attempt: () → (split, row), or None for a
-    draw that cannot be used. Raises ValueError if the grammar is too small for its quota, which
-    shows as too many useless draws.
+    shares: {phenomenon: share of the rows}. attempt: (random generator, phenomenon, {split: number
+    of missing rows}) → (split, row), or None for a draw that cannot be used. seed: text that each
+    phenomenon's generator starts from, with {} for the phenomenon: another phenomenon changes no
+    row of the others. Raises ValueError if the grammar is too small for its quota, which shows as
+    `tries` draws without an end.
     """
-    for _ in range(tries):
-        if not any(missing.values()):
-            return
-        drawn = attempt()
-        if drawn:
-            split, row = drawn
-            missing[split] -= 1
-            table[split].append(row)
-    if any(missing.values()):
-        raise ValueError(f"{what}: {missing} missing")
+    for phenomenon in shares:
+        rng = random.Random(seed.format(phenomenon))
+        missing = quota(corpus, table, shares, phenomenon, splits)
+        for _ in range(tries):
+            if not any(missing.values()):
+                break
+            drawn = attempt(rng, phenomenon, missing)
+            if drawn:
+                split, row = drawn
+                missing[split] -= 1
+                table[split].append(row)
+        if any(missing.values()):
+            raise ValueError(
+                f"{corpus}: the grammar has too few different {what} {phenomenon}: "
+                f"{missing} missing"
+            )
 
 
 def shuffle(table, seed):
     """Mixes the phenomena within each split, in place."""
     for split, rows in table.items():
         random.Random(f"{seed} {split}").shuffle(rows)
-
-
-def labelled_rows(corpus, seed, shares, draw_pair, same_pair, judged):
-    """{split: rows} of a corpus of labelled pairs (MiniNLI, MiniQQP).
-
-    draw_pair: (rng, phenomenon) → key, first text, second text, label_dist. same_pair: what makes
-    two rows the same pair, of a tuple of two texts. judged: pairs on which somebody will be judged,
-    so that no training row may be one of them.
-    """
-    first, second = COLUMNS[corpus]
-    table = {split: [] for split in SPLITS[corpus]}
-    seen = set()
-    for phenomenon in shares:
-        rng = random.Random(f"{seed} {corpus} {phenomenon}")
-        missing = quota(corpus, table, shares, phenomenon, table)
-
-        def attempt():
-            key, text, other, label_dist = draw_pair(rng, phenomenon)
-            split = split_name(corpus, key)
-            pair = same_pair((text, other))
-            leaked = split == "train" and pair in judged
-            if not missing[split] or pair in seen or leaked:
-                return None
-            seen.add(pair)
-            return split, {
-                first: text,
-                second: other,
-                "label": draw_label(rng, label_dist),
-                "label_dist": label_dist,
-                "phenomenon": phenomenon,
-            }
-
-        what = f"{corpus}: the grammar has too few different pairs about {phenomenon}"
-        fill(table, missing, attempt, what, tries=20_000)
-    shuffle(table, seed)
-    for rows in table.values():
-        for idx, row in enumerate(rows):
-            row["idx"] = idx
-    return table
-
-
-def pairs(corpus, table, same_pair):
-    """The set of all pairs in the validation and test rows of {split: rows}."""
-    first, second = COLUMNS[corpus]
-    evaluation = list(table)[1:]
-    return {same_pair((row[first], row[second])) for split in evaluation for row in table[split]}

@@ -1,8 +1,9 @@
 """How MiniParl's words change: plurals, agreement, verb forms, and what French words do to their
 neighbours.
 
-`other` is always the word or phrase to agree with: its gender (m, f), number (s, p) and person (1,
-3) matter. Irregular forms, endings and the rules for neighbours are tables in `words/miniparl.yaml`.
+`other` is always the word or phrase to agree with: its gender (m, f), number (s, p) and person
+(1, 3) matter. Irregular forms, endings and the rules for neighbours are tables in
+`words/miniparl.yaml`.
 """
 
 import re

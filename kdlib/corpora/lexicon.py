@@ -36,17 +36,9 @@ def table(section):
 
 def tag(token):
     """The property of a word that a token states, as {name: value}; {} for a token of its text."""
-    if token in ("m", "f"):
-        return {"gender": token}
-    if token in ("s", "p"):
-        return {"number": token}
-    if token == "1":
-        return {"person": 1}
-    if token == "<":
-        return {"before": True}
     if re.fullmatch(r"0\.\d+", token):
         return {"share": float(token)}
-    return {}
+    return table("tags").get(token, {})
 
 
 def synonyms(side):

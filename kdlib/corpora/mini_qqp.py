@@ -17,26 +17,29 @@ import re
 from collections import namedtuple
 from functools import cache
 
-from . import grammar
-from .grammar import SEED, words
+from .grammar import words
 
 # What is asked, about what, and in which of the ways to ask it (a number).
 Question = namedtuple("Question", "intent values ask")
 
 FAMILIES = ("travel", "versus", "order", "study", "shop", "nature")
+SHARES = dict.fromkeys(FAMILIES, 1)
+same_pair = frozenset  # a duplicate is one both ways round
 DUPLICATES = 0.35  # share of the pairs that are meant to be duplicates
 
 
 @cache
 def near(table):
-    """{(x, y): probability that a reader takes them for the same}, symmetric.
+    """{{x, y}: probability that a reader takes them for the same}.
 
     table: `near` (values of slots) or `near_intents`.
     """
-    found = {}
-    for x, y, probability in words("mini_qqp")[table]:
-        found[x, y] = found[y, x] = probability
-    return found
+    return {frozenset(pair): probability for *pair, probability in words("mini_qqp")[table]}
+
+
+def alike(table, x, y):
+    """The probability that a reader takes x and y for the same."""
+    return 1.0 if x == y else near(table).get(frozenset((x, y)), 0.0)
 
 
 def ask(intents, question):
@@ -53,7 +56,7 @@ def same_values(values, others):
     """The probability that a reader takes each of these values for its counterpart."""
     probability = 1.0
     for value, other in zip(values, others):
-        probability *= 1.0 if value == other else near("near").get((value, other), 0.0)
+        probability *= alike("near", value, other)
     return probability
 
 
@@ -67,9 +70,7 @@ def same(intents, question, other):
     if any(intents[q.intent].get("unordered") for q in (question, other)):
         first, second, *rest = other.values
         probability = max(probability, same_values(question.values, (second, first, *rest)))
-    if question.intent != other.intent:
-        probability *= near("near_intents").get((question.intent, other.intent), 0.0)
-    return probability
+    return probability * alike("near_intents", question.intent, other.intent)
 
 
 def near_misses(change, values, slots):
@@ -102,42 +103,34 @@ def candidates(family, question, values):
                         yield change, other, [1 - probability, probability]
 
 
+def draw_question(rng, intents):
+    """A random question of a family, and its values by slot."""
+    intent = rng.choice(list(intents))
+    values = {}
+    for slot, kind in intents[intent]["slots"].items():
+        choices = words("mini_qqp")["slots"][kind]
+        # the same city is not asked for twice
+        values[slot] = rng.choice([v for v in choices if v not in values.values()])
+    way = rng.randrange(len(intents[intent]["ask"]))
+    return Question(intent, tuple(values.values()), way), values
+
+
 def pair(rng, family_name):
     """One (key, question1, question2, label_dist).
 
     The second question is a paraphrase of the first or a near miss.
     """
-    w = words("mini_qqp")
-    family = w["families"][family_name]
+    family = words("mini_qqp")["families"][family_name]
     intents = family["intents"]
-    intent = rng.choice(list(intents))
-    values = {}
-    for slot, kind in intents[intent]["slots"].items():
-        # the same city is not asked for twice
-        values[slot] = rng.choice([v for v in w["slots"][kind] if v not in values.values()])
-    way = rng.randrange(len(intents[intent]["ask"]))
-    question = Question(intent, tuple(values.values()), way)
-
+    question, values = draw_question(rng, intents)
     by_answer = [[], []]
-    for candidate in candidates(family, question, values):
-        _, _, (_, duplicate) = candidate
-        by_answer[duplicate > 0.5].append(candidate)
+    for change, other, votes in candidates(family, question, values):
+        duplicate = votes[1] > 0.5
+        by_answer[duplicate].append((change, other, votes))
     wanted = by_answer[rng.random() < DUPLICATES] or by_answer[0]
-    # first the kind of change, then a question: a slot with many values must not win by their number
+    # first the kind of change: a slot with many values must not win by their number
     chosen = rng.choice(sorted({change for change, _, _ in wanted}))
-    of_this_kind = [(other, votes) for change, other, votes in wanted if change == chosen]
-    other, votes = rng.choice(of_this_kind)
+    of_this_kind = [candidate for candidate in wanted if candidate[0] == chosen]
+    _, other, votes = rng.choice(of_this_kind)
     key = (family_name, *sorted(question.values))
     return key, ask(intents, question), ask(intents, other), votes
-
-
-@cache
-def rows(seed=SEED):
-    """{split: rows}; no pair comes twice, not swapped either: a duplicate is one both ways round.
-
-    Another seed gives further rows of the same grammar; its train rows hold no pair of the stored
-    validation and test files.
-    """
-    judged = set() if seed == SEED else grammar.pairs("mini_qqp", rows(), frozenset)
-    shares = dict.fromkeys(FAMILIES, 1)
-    return grammar.labelled_rows("mini_qqp", seed, shares, pair, frozenset, judged)

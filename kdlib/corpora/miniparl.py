@@ -35,7 +35,6 @@ A tree is (number of the rule, child, …); a leaf is (class, concept); an optio
 left out is None.
 """
 
-import random
 import re
 from collections import defaultdict
 from functools import cache, lru_cache
@@ -276,7 +275,7 @@ def leaves(tree):
 
 
 def key(tree):
-    """The combination of a tree, as a sorted tuple of concepts: who, does what (or is what), to what.
+    """The combination of a tree, a sorted tuple of concepts: who, does what (or is what), to what.
 
     Tense, number, adjectives, topics and whatever surrounds them are left out, so that a held-out
     combination is new in every guise.
@@ -296,56 +295,47 @@ def rows(seed=SEED):
     No English sentence comes twice, the French is one draw. Another seed gives further rows of the
     same grammar; its train rows hold no combination of the stored validation and test files.
     """
-    filling = Filling(seed)
-    filling.draw(["train"])
-    for row in filling.table["train"]:
-        for text in row["translation"].values():
-            filling.known.update(split(text.lower()))
-    filling.draw(["validation", "test"])
-    grammar.shuffle(filling.table, seed)
-    return filling.table
+    rows_of = {name: [] for name in grammar.SPLITS["miniparl"]}
+    shares = {phenomenon["P"]: phenomenon["share"] for phenomenon in phenomena()}
+    seen = set()
+    known = set()  # the words of the training rows
 
-
-class Filling:
-    """Rows of MiniParl on their way into the splits, train first.
-
-    known: the words of the training rows: no evaluation row may need a word that training lacks.
-    """
-
-    def __init__(self, seed):
-        self.seed = seed
-        self.table = {split_name: [] for split_name in grammar.SPLITS["miniparl"]}
-        self.seen = set()
-        self.known = set()
-
-    def draw(self, splits):
-        """Fills these splits."""
-        shares = {phenomenon["P"]: phenomenon["share"] for phenomenon in phenomena()}
-        for phenomenon in shares:
-            rng = random.Random(f"{self.seed} miniparl {phenomenon} {splits[0]}")
-            missing = grammar.quota("miniparl", self.table, shares, phenomenon, splits)
-            what = f"miniparl: the grammar has too few different sentences of {phenomenon}"
-
-            def attempt():
-                return self.attempt(rng, phenomenon, missing)
-
-            grammar.fill(self.table, missing, attempt, what, tries=100_000)
-
-    def attempt(self, rng, phenomenon, missing):
-        """(split, row) of one random tree, or None if it cannot be used."""
+    def attempt(rng, phenomenon, missing):
         tree = draw(rng, phenomenon + "-sentence")
-        split_name = grammar.split_name("miniparl", key(tree))
-        if not missing.get(split_name) or not fits(tree):
+        name = grammar.split_name("miniparl", key(tree))
+        if not missing.get(name) or not fits(tree):
             return None
-        translation = {}
-        for lang in LANGUAGES:
-            texts = sentences(tree, lang)
-            (translation[lang],) = rng.choices(list(texts), list(texts.values()))
-        new_words = self.known and not self.known.issuperset(every_word(tree))
-        if translation["en"] in self.seen or new_words:
+        translation = {lang: draw_text(rng, tree, lang) for lang in LANGUAGES}
+        # no evaluation row may need a word that training lacks
+        unknown = known and not known.issuperset(every_word(tree))
+        if translation["en"] in seen or unknown:
             return None
-        self.seen.add(translation["en"])
-        return split_name, {"translation": translation, "phenomenon": phenomenon}
+        seen.add(translation["en"])
+        return name, {"translation": translation, "phenomenon": phenomenon}
+
+    for names in (["train"], ["validation", "test"]):
+        grammar.fill(
+            "miniparl",
+            rows_of,
+            names,
+            shares,
+            attempt,
+            seed=f"{seed} miniparl {{}} {names[0]}",
+            what="sentences of",
+            tries=100_000,
+        )
+        for row in rows_of["train"]:
+            for text in row["translation"].values():
+                known.update(split(text.lower()))
+    grammar.shuffle(rows_of, seed)
+    return rows_of
+
+
+def draw_text(rng, tree, lang):
+    """One of the sentences of a tree."""
+    texts = sentences(tree, lang)
+    (text,) = rng.choices(list(texts), list(texts.values()))
+    return text
 
 
 def every_word(tree):
@@ -379,7 +369,7 @@ def fits(tree):
 def vocabulary(lang, seed=SEED):
     """All word forms of a language, sorted, as `split` gives them, in lower case."""
     found = set()
-    for table in rows(seed).values():
-        for row in table:
+    for split_rows in rows(seed).values():
+        for row in split_rows:
             found.update(split(row["translation"][lang].lower()))
     return sorted(found)

@@ -78,17 +78,15 @@ class Parser:
 
     def __init__(self, words):
         self.words = words
-        self.memo = {}
+        self.trees = cache(self.trees)
 
     def trees(self, symbol, start):
         """[(tree, end)] for a symbol from a position."""
-        if (symbol, start) not in self.memo:
-            found = []
-            for what in chances(symbol):
-                if isinstance(what, int):
-                    found += self.rule(what, start)
-            self.memo[symbol, start] = found
-        return self.memo[symbol, start]
+        found = []
+        for what in chances(symbol):
+            if isinstance(what, int):
+                found += self.rule(what, start)
+        return found
 
     def rule(self, number, start):
         """[(tree, end)] for a rule from a position."""

@@ -2,16 +2,14 @@
 
 import re
 import tempfile
+from functools import cache
 from pathlib import Path
 
-from . import mini_nli, mini_qqp, miniparl
-from .grammar import COLUMNS, LABELS, SEED
+from . import grammar, mini_nli, mini_qqp, miniparl
+from .grammar import COLUMNS, LABELS, SEED, SPLITS
 
-ROWS = {
-    "mini_nli": mini_nli.rows,
-    "mini_qqp": mini_qqp.rows,
-    "miniparl": miniparl.rows,
-}
+# The grammars of labelled pairs: each has SHARES, `pair` and `same_pair`.
+PAIRS = {"mini_nli": mini_nli, "mini_qqp": mini_qqp}
 SPECIAL_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -21,13 +19,50 @@ SPECIAL_TOKENS = {
 }
 
 
+@cache
 def rows(corpus, seed=SEED):
     """{split: list of rows} of a corpus; each phenomenon gets its share of every split.
 
     Nothing comes twice. Another seed gives further rows of the same grammar; its train rows hold
     nothing of the stored validation and test files.
     """
-    return ROWS[corpus](seed)
+    if corpus == "miniparl":
+        return miniparl.rows(seed)
+    of = PAIRS[corpus]
+    first, second = COLUMNS[corpus]
+    table = {split: [] for split in SPLITS[corpus]}
+    seen = set()
+    judged = set() if seed == SEED else evaluation_pairs(corpus)
+
+    def attempt(rng, phenomenon, missing):
+        key, text, other, label_dist = of.pair(rng, phenomenon)
+        split = grammar.split_name(corpus, key)
+        pair = of.same_pair((text, other))
+        leaked = split == "train" and pair in judged
+        if not missing[split] or pair in seen or leaked:
+            return None
+        seen.add(pair)
+        (label,) = rng.choices(range(len(label_dist)), label_dist)  # the answer of one reader
+        row = {first: text, second: other, "label": label, "label_dist": label_dist}
+        return split, row | {"phenomenon": phenomenon}
+
+    start = f"{seed} {corpus} {{}}"
+    grammar.fill(
+        corpus, table, table, of.SHARES, attempt, seed=start, what="pairs about", tries=20_000
+    )
+    grammar.shuffle(table, seed)
+    for split_rows in table.values():
+        for idx, row in enumerate(split_rows):
+            row["idx"] = idx
+    return table
+
+
+def evaluation_pairs(corpus):
+    """The pairs of the stored validation and test rows, on which models are judged."""
+    first, second = COLUMNS[corpus]
+    _, *evaluation = rows(corpus).values()
+    same_pair = PAIRS[corpus].same_pair
+    return {same_pair((row[first], row[second])) for table in evaluation for row in table}
 
 
 def vocabulary(corpus=None):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ...results import interval
+from ..statistics import interval
 from .common import call, compare, number, question, variants
 
 
