@@ -38,7 +38,8 @@ def _library() -> bytes:
     kdlib = Path(__file__).parent.parent
     sha = hashlib.sha256()
     for room in ROOMS:
-        for file in sorted((kdlib / room).glob("*")):
+        inside = (kdlib / room).glob("*") if room == "." else (kdlib / room).rglob("*")
+        for file in sorted(inside):
             if file.suffix in (".py", ".yaml", ".txt"):
                 sha.update(file.relative_to(kdlib).as_posix().encode() + file.read_bytes())
     return sha.digest()

@@ -105,7 +105,9 @@ def hidden_states(table):
         scores = 100 * table[table["student"] == kind].set_index("hidden")["accuracy"]
         for i, name in enumerate(names):
             if name in scores:
-                seed_row(ax, i, scores[[name]], gap=0.24, capsize=3, fontsize=8.5)
+                part = scores[[name]]
+                looks = dict(gap=0.24, capsize=3, fontsize=8.5)
+                seed_row(ax, i, part, part.mean(), part.std(), **looks)
         upright(ax, teacher)
         told, place = f"teacher {teacher:.1f} ", ax.get_xaxis_transform()
         ax.text(teacher, 0.01, told, transform=place, ha="right", va="bottom", fontsize=8.5)

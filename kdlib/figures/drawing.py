@@ -378,10 +378,9 @@ def name_rows(ax, names: list[str], below: float = 0.5) -> None:
     ax.set_ylim(len(names) - below, -0.5)
 
 
-def seed_row(ax, i: int, values, *, gap: float = 0.22, capsize: float = 4, fontsize: float = 9):
-    """Row i: a grey dot a seed, below it the mean with a bar of one standard deviation, and its number."""
-    mean = values.mean()
-    error = np.nan_to_num(values.std())
+def seed_row(ax, i, values, mean, sd, *, gap=0.22, capsize=4, fontsize=9) -> None:
+    """Row i: a grey dot a seed; below it the mean with a bar of one sd, and its number."""
+    error = np.nan_to_num(sd)
     ax.plot(values, [i] * len(values), "o", color="gray", markersize=4)
     ax.errorbar(mean, i + gap, xerr=error, fmt=marker(i), color=color(i), capsize=capsize)
     ax.text(mean, i + 0.32, f"{mean:.1f}", ha="center", va="top", fontsize=fontsize)
@@ -389,10 +388,10 @@ def seed_row(ax, i: int, values, *, gap: float = 0.22, capsize: float = 4, fonts
 
 def seeds(ax, table: pd.DataFrame, by: str, value: str) -> None:
     """A row for each value of `by`, in the table's order; see `seed_row`."""
-    names = list(table[by].unique())
-    for i, name in enumerate(names):
-        seed_row(ax, i, table.loc[table[by] == name, value])
-    name_rows(ax, [textwrap.fill(name, 34) for name in names], 0.35)
+    stats = table.groupby(by, sort=False)[value].agg(["mean", "std"])
+    for i, (name, mean, sd) in enumerate(stats.itertuples()):
+        seed_row(ax, i, table.loc[table[by] == name, value], mean, sd)
+    name_rows(ax, [textwrap.fill(name, 34) for name in stats.index], 0.35)
     ax.grid(axis="y", visible=False)
 
 
