@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from kdlib import check
+from kdlib.course.check import nb07
 
 
 def verdict(capsys, number, given):
@@ -100,8 +101,8 @@ LOST = "La Commission a approuvé le rapport sur la pêche."
 @pytest.mark.parametrize("given, told", [
     (("La Commission n'a pas validé le document sur la pêche.", LOST), "right"),
     (("La Commission n'a pas validé le rapport sur la pêche.", LOST), "still prefers the right one"),
-    ((LOST, LOST), "must still say that the Commission did not"), ((check.REFERENCE, LOST), "the reference itself"),
-    (("La Commission n'a pas validé le document sur la pêche.", check.REFERENCE), "should have lost"), (7, "raised TypeError")])
+    ((LOST, LOST), "must still say that the Commission did not"), ((nb07.REFERENCE, LOST), "the reference itself"),
+    (("La Commission n'a pas validé le document sur la pêche.", nb07.REFERENCE), "should have lost"), (7, "raised TypeError")])
 def test_07_1(capsys, given, told):
     assert told in verdict(capsys, "07.1", given)[1]
 

@@ -15,11 +15,13 @@ from stub_hub import StubHub
 from test_hub import GATED, stub  # noqa: F401
 
 import kdlib as kd
-from kdlib import batch, fetch, needs
+from kdlib import batch
+from kdlib.tools import fetch
+from kdlib.course import needs
 from kdlib.__main__ import main, parser
 from kdlib.engine import hub
 from kdlib.paths import ROOT
-from kdlib.run import PROFILES, settings_of
+from kdlib.course.settings import PROFILES, settings_of
 
 NOTEBOOKS = sorted(f.name[:-5] for f in resources.files("kdlib.profiles").iterdir() if f.name.endswith(".yaml"))
 MNLI = "04_distilbert_mnli"
@@ -50,7 +52,7 @@ def test_the_repositories_of_the_lectures_experiment():
 @pytest.mark.parametrize("parameter", ["teacher", "translator", "data", "translations"])
 def test_a_folder_that_is_not_there_is_refused_whatever_its_parameter(parameter):
     settings = settings_of("08_limits", "laptop", **{parameter: "runs/teacher_mnli_of_nobody"})
-    with pytest.raises(FileNotFoundError, match=f"{parameter}=runs/.*kdlib.teachers mnli_of_nobody"):
+    with pytest.raises(FileNotFoundError, match=f"{parameter}=runs/.*kdlib.course.teachers mnli_of_nobody"):
         needs.refuse_missing_paths("08_limits", settings)
 
 
@@ -160,7 +162,7 @@ def test_comets_encoder_comes_along_without_its_weights(stub, capsys):
 def test_a_teacher_of_ones_own_is_named_and_makes_the_code_1(stub, capsys):
     given = dict(data="data/mini_nli", teacher="org/plain", translations="data/miniparl", translator="runs/teacher_of_nobody")
     assert main(["get", "full", "08", *options(**given)]) == 1
-    assert "python -m kdlib.teachers of_nobody" in capsys.readouterr().out and len(stub.downloads()) == 3
+    assert "python -m kdlib.course.teachers of_nobody" in capsys.readouterr().out and len(stub.downloads()) == 3
 
 
 @pytest.mark.parametrize("command, hint", [

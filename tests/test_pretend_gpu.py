@@ -14,7 +14,9 @@ import pytest
 import tiny
 import torch
 
-from kdlib import answers, causal, glue, launch, models, onpolicy, quantise, teacher_cache, translation
+from kdlib import causal, glue, models, onpolicy, quantise, teacher_cache, translation
+from kdlib.engine import asking as answers
+from kdlib.engine import processes as launch
 from kdlib.engine.device import at_work, machine_device
 
 ROOT = Path(__file__).parent.parent

@@ -126,7 +126,7 @@ def test_runs_go_where_there_is_room_and_status_and_store_find_them(capsys, else
     record = {"notebook": "04_distilbert_mnli", "profile": "smoke", "seed": 0, "settings": {}, "results": {"accuracy": 0.5}}
     (folder / "record.json").write_text(json.dumps(record)), (folder / "run.json").write_text("{}")
     assert main(["status", "04"]) == 0 and "1 done of 1 runs" in capsys.readouterr().out
-    monkeypatch.setattr("kdlib.results.DATA", tmp_path / "data")
+    monkeypatch.setattr("kdlib.course.results.DATA", tmp_path / "data")
     assert main(["store", "04", "smoke"]) == 0 and "04_distilbert_mnli" in capsys.readouterr().out
 
     shutil.rmtree(scratch)
