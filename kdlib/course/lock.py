@@ -1,4 +1,5 @@
 """Who works in a run folder: a file with host, pids and job, taken by batch runs, seen through when its owner is dead."""
+
 import json
 import os
 import socket
@@ -22,26 +23,43 @@ def owner(folder: Path) -> dict | None:
 
 def acquire(folder: Path) -> None:
     """Take the folder for this process. OSError that names the owner when a live one has it."""
-    me = {"host": socket.gethostname(), "pids": [_pid(os.getpid())], "job": job(), "log": os.environ.get("KD_LOG", ""),
-          "since": datetime.now().isoformat(timespec="seconds")}
+    me = {
+        "host": socket.gethostname(),
+        "pids": [_pid(os.getpid())],
+        "job": job(),
+        "log": os.environ.get("KD_LOG", ""),
+        "since": datetime.now().isoformat(timespec="seconds"),
+    }
     fresh = folder / f"{NAME}.{os.getpid()}.new"
     fresh.write_text(json.dumps(me), encoding="utf8")
     try:
         for _ in range(100):
             with suppress(FileExistsError):
-                _link(fresh, folder / NAME)                     # fails where there is one: two that come at once cannot both win
+                _link(
+                    fresh, folder / NAME
+                )  # fails where there is one: two that come at once cannot both win
                 return
             said = owner(folder)
             if said and _orphan(said):
-                time.sleep(0.1)                                 # a kernel whose papermill was killed ends itself within a second or two
+                time.sleep(
+                    0.1
+                )  # a kernel whose papermill was killed ends itself within a second or two
             elif said and said["alive"] is not False:
-                raise OSError(f"the run folder {folder} is in use by {name(said)}. Wait for it, or end it; if you know it to be "
-                              f"dead, delete {folder / NAME}")
+                raise OSError(
+                    f"the run folder {folder} is in use by {name(said)}. Wait for it, or end it; if you know it to be "
+                    f"dead, delete {folder / NAME}"
+                )
             else:
                 _remove_stale(folder, said)
         said = owner(folder)
-        raise OSError(f"the run folder {folder} " + (f"is in use by {name(said)}. Wait for it, or end it" if said and said["alive"] else
-                                                     f"could not be taken: {NAME} comes back; another run wants it too"))
+        raise OSError(
+            f"the run folder {folder} "
+            + (
+                f"is in use by {name(said)}. Wait for it, or end it"
+                if said and said["alive"]
+                else f"could not be taken: {NAME} comes back; another run wants it too"
+            )
+        )
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -51,7 +69,7 @@ def _link(fresh: Path, target: Path) -> None:
         os.link(fresh, target)
     except FileExistsError:
         raise
-    except OSError:                                             # a file system without hard links
+    except OSError:  # a file system without hard links
         with open(target, "x", encoding="utf8") as file:
             file.write(fresh.read_text(encoding="utf8"))
 
@@ -62,9 +80,16 @@ def join(folder: Path) -> None:
     OSError when the parent is gone and another run has the folder.
     """
     from ..paths import write_json
+
     said = owner(folder)
     if said and said["host"] == socket.gethostname() and _is_ancestor(said["pids"][0][0]):
-        write_json(folder / NAME, {**{k: v for k, v in said.items() if k != "alive"}, "pids": [said["pids"][0], _pid(os.getpid())]})
+        write_json(
+            folder / NAME,
+            {
+                **{k: v for k, v in said.items() if k != "alive"},
+                "pids": [said["pids"][0], _pid(os.getpid())],
+            },
+        )
     else:
         refuse_if_taken(folder)
 
@@ -72,9 +97,17 @@ def join(folder: Path) -> None:
 def refuse_if_taken(folder: Path) -> None:
     """OSError when a live batch run, not ours, has the folder: a notebook in JupyterLab must not write into it."""
     said = owner(folder)
-    if said and said["alive"] and not (said["host"] == socket.gethostname()
-                                       and any(pid == os.getpid() or _is_ancestor(pid) for pid, _ in said["pids"])):
-        raise OSError(f"the run folder {folder} is in use by {name(said)}. Wait for it, or take another run_dir")
+    if (
+        said
+        and said["alive"]
+        and not (
+            said["host"] == socket.gethostname()
+            and any(pid == os.getpid() or _is_ancestor(pid) for pid, _ in said["pids"])
+        )
+    ):
+        raise OSError(
+            f"the run folder {folder} is in use by {name(said)}. Wait for it, or take another run_dir"
+        )
 
 
 def release(folder: Path) -> None:
@@ -85,7 +118,11 @@ def release(folder: Path) -> None:
 
 
 def name(said: dict) -> str:
-    living = [pid for pid, began in said["pids"] if said["host"] == socket.gethostname() and _pid(pid) == [pid, began]]
+    living = [
+        pid
+        for pid, began in said["pids"]
+        if said["host"] == socket.gethostname() and _pid(pid) == [pid, began]
+    ]
     where = f"process {(living or said['pids'][0])[0]} on {said['host']}, since {said['since']}"
     return f"Slurm job {said['job']} ({where})" if said.get("job") else where
 
@@ -93,7 +130,11 @@ def name(said: dict) -> str:
 def job() -> str:
     """This Slurm job's id, as squeue and scancel take it; "" outside of one."""
     env = os.environ
-    array = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}" if "SLURM_ARRAY_TASK_ID" in env else ""
+    array = (
+        f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+        if "SLURM_ARRAY_TASK_ID" in env
+        else ""
+    )
     return array or env.get("SLURM_JOB_ID", "")
 
 
@@ -101,14 +142,16 @@ def _alive(said: dict) -> bool | None:
     if said["host"] == socket.gethostname():
         return any(_pid(pid) == [pid, began] for pid, began in said["pids"])
     if said["job"] and said["job"] == job():
-        return False                                            # Slurm has started our job anew on another node: the first is gone
+        return False  # Slurm has started our job anew on another node: the first is gone
     return running(said["job"]) if said["job"] else None
 
 
 def running(which: str) -> bool | None:
     """Does Slurm know this job as one that runs? None where Slurm does not answer."""
     try:
-        done = subprocess.run(["squeue", "-h", "-j", which, "-o", "%T"], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            ["squeue", "-h", "-j", which, "-o", "%T"], capture_output=True, text=True, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode:
@@ -119,21 +162,31 @@ def running(which: str) -> bool | None:
 def _pid(pid: int) -> list | None:
     """[pid, when it began]: a pid alone comes back after a while as another process. None if there is none, or a zombie."""
     import psutil
+
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else [pid, round(process.create_time(), 1)]
+        return (
+            None
+            if process.status() == psutil.STATUS_ZOMBIE
+            else [pid, round(process.create_time(), 1)]
+        )
     return None
 
 
 def _is_ancestor(pid: int) -> bool:
     import psutil
+
     return pid in [p.pid for p in psutil.Process().parents()]
 
 
 def _orphan(said: dict) -> bool:
     """Is only the kernel left of a batch run on this machine?"""
-    return bool(said["alive"] and said["host"] == socket.gethostname() and len(said["pids"]) > 1
-                and _pid(said["pids"][0][0]) != said["pids"][0])
+    return bool(
+        said["alive"]
+        and said["host"] == socket.gethostname()
+        and len(said["pids"]) > 1
+        and _pid(said["pids"][0][0]) != said["pids"][0]
+    )
 
 
 def _remove_stale(folder: Path, said: dict | None) -> None:

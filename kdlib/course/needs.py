@@ -18,8 +18,17 @@ from typing import NamedTuple
 from ..engine import hub, hub_errors
 from ..paths import real_folder
 
-VOTES = "chaosnli"  # rows with human votes; they come from `python -m kdlib get real`, not from the hub
-NOT_A_SOURCE = ("", "off", "none", "layers", "scratch", "llama-models")  # said instead of a source; the last is an installed package
+VOTES = (
+    "chaosnli"  # rows with human votes; they come from `python -m kdlib get real`, not from the hub
+)
+NOT_A_SOURCE = (
+    "",
+    "off",
+    "none",
+    "layers",
+    "scratch",
+    "llama-models",
+)  # said instead of a source; the last is an installed package
 
 
 class Need(NamedTuple):
@@ -33,7 +42,9 @@ class Need(NamedTuple):
     def here(self) -> Path | None:
         """Where it lies on this machine outside the hub's cache; None for what the hub must give."""
         if self.kind == "votes":
-            place = real_folder() / VOTES if self.source == VOTES else hub.on_this_machine(self.source)
+            place = (
+                real_folder() / VOTES if self.source == VOTES else hub.on_this_machine(self.source)
+            )
             return place if place is not None and place.exists() else None
         return hub.on_this_machine(self.source, self.kind)
 
@@ -96,7 +107,9 @@ def missing_paths(notebook: str, settings: dict) -> dict[str, str]:
 def refuse_missing_paths(notebook: str, settings: dict) -> None:
     """FileNotFoundError for a folder or file that is named as one and is not there: better now than in a kernel."""
     for role, value in missing_paths(notebook, settings).items():
-        raise FileNotFoundError(f"{role}={value}: there is no such folder or file{hub.how_to_make(value)}")
+        raise FileNotFoundError(
+            f"{role}={value}: there is no such folder or file{hub.how_to_make(value)}"
+        )
 
 
 def check(notebook: str, profile: str, settings: dict) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """A run: one notebook, one profile, one set of parameters, one folder, one record.
 
-    run = kd.start("04_distilbert_mnli", profile=profile, seed=seed, learning_rate=learning_rate)
-    student = run.stage("student", train_student, rows=train_rows)  # computed, or loaded
-    run.record(accuracy=0.82)
-    run.finish()                                    # writes the record: the sign of success
+run = kd.start("04_distilbert_mnli", profile=profile, seed=seed, learning_rate=learning_rate)
+student = run.stage("student", train_student, rows=train_rows)  # computed, or loaded
+run.record(accuracy=0.82)
+run.finish()                                    # writes the record: the sign of success
 """
 
 import functools
@@ -147,9 +147,7 @@ class Run:
     "cpu".
     """
 
-    def __init__(
-        self, notebook: str, profile: str, seed: int, settings: dict, run_dir: str = ""
-    ):
+    def __init__(self, notebook: str, profile: str, seed: int, settings: dict, run_dir: str = ""):
         from ..engine.device import machine_device
 
         self.notebook = notebook

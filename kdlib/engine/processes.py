@@ -64,8 +64,8 @@ def _torchrun(place: Path, count: int) -> tuple[int, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     # what the kernel can import, they can
     environment["PYTHONPATH"] = os.pathsep.join(folder for folder in sys.path if folder)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*torchrun, "--nproc_per_node", str(count), "-m", "kdlib.engine.processes", str(place)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(count), "-m", "kdlib.engine.processes", str(place)]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     tail = []
     with subprocess.Popen(command, env=environment, **pipes) as child:

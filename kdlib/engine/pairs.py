@@ -1,0 +1,234 @@
+"""Pairs of English and French sentences: read from Parquet, cleaned, and split.
+
+The same pairs come out whatever the number of rows asked for and the seed of a run.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from . import hub
+from .parquet import read_parquet
+
+SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>")  # how a chat template spells its special tokens
+# Held out more strictly from left to right: a sentence of the test may be in no other split.
+STRICTNESS = ["test", "validation", "train"]
+FRENCH_WORDS = "le la les des et est une pour que dans".split()
+ENGLISH_WORDS = "the of and is to that this for it with".split()
+SURE = 20  # so many more words of one language than of the other leave no doubt
+
+
+class Pairs(NamedTuple):
+    """`rows`: a `datasets.Dataset` with the columns en and fr.
+
+    `dropped`: how many pairs each filter took, and `kept`.
+    """
+
+    rows: object
+    dropped: dict[str, int]
+
+
+class Texts(NamedTuple):
+    """The English and the French side of some pairs, in the same order."""
+
+    english: list[str]
+    french: list[str]
+
+
+def load(
+    source: str | Path,
+    split: str,
+    *,
+    rows: int = 0,
+    min_words: int = 1,
+    max_words: int = 100,
+    ratio: float = 2.5,
+    revision: str | None = None,
+) -> Pairs:
+    """A split of English–French pairs, cleaned.
+
+    source: a hub id ("Helsinki-NLP/europarl"), or a folder with `<split>-*.parquet`, or with such a
+        folder under "en-fr"; a local copy of a hub id is taken first. Each row is
+        {"translation": {"en": …, "fr": …}}.
+    rows: the first so many after a fixed shuffle (0: all).
+    min_words, max_words, ratio: see `_reason_to_drop`. Sentences that also occur in a split held
+        out more strictly are dropped, too.
+    ValueError for a missing split or language, for English and French the wrong way round or one of
+    them twice, for a damaged file, and when nothing is left; ConnectionError with advice when the
+    hub cannot be reached.
+    """
+    import datasets
+
+    if rows < 0:
+        raise ValueError(f"rows must be a count, or 0 for all, not {rows}")
+    texts = _with_all_splits(_read(source, revision))
+    if split not in texts:
+        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(texts)}")
+    kept, dropped = _clean(texts, split, min_words, max_words, ratio)
+    if not kept.english:
+        raise ValueError(f"{source}, split {split!r}: no pair is left ({dropped or 'it is empty'})")
+    data = datasets.Dataset.from_dict({"en": kept.english, "fr": kept.french})
+    if 0 < rows < len(data):
+        data = data.shuffle(seed=0).select(range(rows))
+    return Pairs(data, dropped)
+
+
+# -- cleaning ------------------------------------------------------------------------------------
+
+
+def _clean(
+    texts: dict[str, Texts], split: str, min_words: int, max_words: int, ratio: float
+) -> tuple[Texts, dict[str, int]]:
+    """The pairs of a split that are kept, and how many were dropped for which reason."""
+    stricter = [other for other in texts if _strictness(other) < _strictness(split)]
+    held_out_english = {_plain(text) for other in stricter for text in texts[other].english}
+    held_out_french = {_plain(text) for other in stricter for text in texts[other].french}
+    kept, reasons, seen = Texts([], []), Counter(), set()
+    for english, french in zip(*texts[split]):
+        reason = _reason_to_drop(english, french, min_words, max_words, ratio)
+        if not reason and _plain(english) in seen:
+            reason = "duplicate"
+        is_held_out = _plain(english) in held_out_english or _plain(french) in held_out_french
+        if not reason and is_held_out:
+            reason = "in another split"
+        reasons[reason or "kept"] += 1
+        if not reason:
+            seen.add(_plain(english))
+            kept.english.append(english.strip())
+            kept.french.append(french.strip())
+    return kept, dict(reasons)
+
+
+def _strictness(split: str) -> int:
+    return STRICTNESS.index(split) if split in STRICTNESS else -1
+
+
+def _reason_to_drop(english: str, french: str, min_words: int, max_words: int, ratio: float) -> str:
+    """Why a pair is no good, looked at alone; "" where it is good.
+
+    An empty side; text that spells a special token; a side outside min_words…max_words; a longer
+    side of more than `ratio` times the words of the shorter.
+    """
+    shorter, longer = sorted((len(english.split()), len(french.split())))
+    if not shorter:
+        return "empty"
+    if SPECIAL.search(english) or SPECIAL.search(french):
+        return "special token"
+    if shorter < min_words or longer > max_words:
+        return "length"
+    if longer > ratio * shorter:
+        return "ratio"
+    return ""
+
+
+def _plain(text: str) -> str:
+    """What two spellings of the same sentence share: capitals and spaces do not count."""
+    return " ".join(text.casefold().split())
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def _read(source: str | Path, revision: str | None) -> dict[str, Texts]:
+    """{split: its texts} of everything that the source has."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    repository = f"{source}@{revision}" if revision else source
+    folder = hub.tables(hub.folder(repository, "en-fr"), "en-fr")
+    files = {}
+    for file in sorted(folder.glob("*.parquet")):
+        split = re.sub(r"(-\d+-of-\d+)?\.parquet$", "", file.name)
+        files.setdefault(split, []).append(str(file))
+    if not files:
+        raise ValueError(f"{folder} has no Parquet file")
+    texts = {}
+    for split, parts in files.items():
+        data = read_parquet(parts, f"{folder}, split {split!r}")
+        texts[split] = _columns(data, f"{source}, split {split!r}")
+    return texts
+
+
+def _columns(data, where: str) -> Texts:
+    """The English and the French texts.
+
+    ValueError unless these two languages are there, and the right way round.
+    """
+    if "translation" in data.column_names:
+        feature = data.features["translation"]
+        languages = feature if isinstance(feature, dict) else feature.languages
+        names = {f"translation.{language}": language for language in languages}
+        data = data.flatten().rename_columns(names)
+    missing = {"en", "fr"} - set(data.column_names)
+    if missing:
+        raise ValueError(
+            f"{where}: no {' and no '.join(sorted(missing))}; English to French needs rows like "
+            f"{{'translation': {{'en': …, 'fr': …}}}}, this has {', '.join(data.column_names)}"
+        )
+    whole = data.select_columns(["en", "fr"])[:]  # a Column is read row by row, a slice at once
+    texts = Texts(*([text or "" for text in whole[side]] for side in ("en", "fr")))
+    _check_languages(texts, where)
+    return texts
+
+
+def _check_languages(texts: Texts, where: str) -> None:
+    of_english, of_french = (_frenchness(side[:500]) for side in texts)
+    example = (
+        f"for example {texts.english[0][:60]!r} → {texts.french[0][:60]!r}" if texts.english else ""
+    )
+    if of_english > 0 > of_french:
+        raise ValueError(
+            f"{where}: the wrong language direction. Its `en` reads like French and its `fr` like "
+            f"English, {example}. Swap the two."
+        )
+    if max(of_english, of_french) < -SURE or min(of_english, of_french) > SURE:
+        language = "English" if of_english < 0 else "French"
+        raise ValueError(f"{where}: `en` and `fr` both read like {language}, {example}")
+
+
+def _frenchness(texts: list[str]) -> int:
+    """Above 0: more of French's commonest words than of English's."""
+    count = Counter(word for text in texts for word in re.findall(r"\w+", text.lower()))
+    french = sum(count[word] for word in FRENCH_WORDS)
+    return french - sum(count[word] for word in ENGLISH_WORDS)
+
+
+# -- splitting -----------------------------------------------------------------------------------
+
+
+def _with_all_splits(texts: dict[str, Texts]) -> dict[str, Texts]:
+    """A source with the one split "train" is split by a hash of the English sentence.
+
+    1 % become the validation, 1 % the test. Of a source that has validation and no test, about half
+    of the validation pairs become the test.
+    """
+    if list(texts) == ["train"]:
+        return _split_by_hash(texts["train"])
+    if set(texts) == {"train", "validation"}:
+        validation, test = _halves(texts["validation"])
+        return texts | {"validation": validation, "test": test}
+    return texts
+
+
+def _hash(text: str) -> int:
+    return int(hashlib.sha256(_plain(text).encode()).hexdigest()[:8], 16)
+
+
+def _halves(texts: Texts) -> tuple[Texts, Texts]:
+    halves = Texts([], []), Texts([], [])
+    for english, french in zip(*texts):
+        half = halves[_hash(english) % 2]
+        half.english.append(english)
+        half.french.append(french)
+    return halves
+
+
+def _split_by_hash(texts: Texts) -> dict[str, Texts]:
+    parts = {name: Texts([], []) for name in ("train", "validation", "test")}
+    for english, french in zip(*texts):
+        name = {0: "validation", 1: "test"}.get(_hash(english) % 100, "train")
+        parts[name].english.append(english)
+        parts[name].french.append(french)
+    return parts
