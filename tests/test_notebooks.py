@@ -87,6 +87,18 @@ def test_parameters_are_typed_and_known(path):
     assert declared - {"seed", "run_dir"} <= known, declared - known
 
 
+@pytest.mark.parametrize("path", LESSONS[:6], ids=ids)
+def test_every_setting_is_a_parameter(path):
+    """So that `full` can be rehearsed with a few rows by -p alone."""
+    code = cells(path)
+    source = next(c["source"] for c in code if "parameters" in tags(c))
+    declared = {node.target.id for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)}
+    assert set(settings_of(path.stem, "laptop")) - declared == set()
+    call = next(node for c in code for node in ast.walk(ast.parse(c["source"]))
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "kd.start")
+    assert {k.arg for k in call.keywords if ast.unparse(k.value) == k.arg} == declared, "declared and not passed on"
+
+
 @pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=ids)
 def test_pictures_carry_their_alt_text(path):
     for cell in cells(path):

@@ -267,34 +267,69 @@ def refuse_to_answer(module, arguments):
     raise AssertionError("the model that the student starts from was asked for an answer")
 
 
-@pytest.mark.parametrize(
-    "notebook, task, ours",
-    [("04_distilbert_mnli", glue.MNLI, "mini_nli"), ("05_distilbert_qqp", glue.QQP, "mini_qqp")],
-)
-def test_full_asks_its_teacher_and_starts_from_distilbert(notebook, task, ours, tmp_path, capsys):
-    data, known = glue_folder(tmp_path / "glue"), f"data/teachers/{ours}"
+def hub_pair(folder, task, corpus) -> dict[str, str]:
+    """What the hub has, small: an anonymous BERT in a `.bin`, a headless DistilBERT, rows in GLUE's layout."""
+    known = f"data/teachers/{corpus}"
     fine_tuned, tokenizer = models.load(known, labels=task.labels), models.load_tokenizer(known)
     anonymous = renamed(fine_tuned, ANONYMOUS[: len(task.labels)])
-    save(tmp_path / "bert", anonymous, tokenizer, safe_serialization=False)
+    save(folder / "bert", anonymous, tokenizer, safe_serialization=False)
     body = models.student_from_teacher(fine_tuned, [1, 3], "distilbert").distilbert
     torch.nn.init.normal_(body.embeddings.position_embeddings.weight)  # not its teacher's twin
-    save(tmp_path / "distilbert", body, tokenizer)
-    settings = tmp_path / "distilbert" / "tokenizer_config.json"  # DistilBERT's has no segments
+    save(folder / "distilbert", body, tokenizer)
+    settings = folder / "distilbert" / "tokenizer_config.json"  # DistilBERT's has no segments
     told = json.loads(settings.read_text()) | {"model_input_names": ["input_ids", "attention_mask"]}
     settings.write_text(json.dumps(told))
-    names = executed(
-        notebook,
-        profile="full",
-        data=str(data),
-        teacher=str(tmp_path / "bert"),
-        student=str(tmp_path / "distilbert"),
-        train_rows=64,
-        epochs=1,
-        batch_size=16,
-        max_length=64,
-    )
-    record = names["record"]["results"]
-    assert record["teacher_accuracy"] == pytest.approx(right_share(known, task, data), abs=1e-9)
-    assert record["teacher_parameters"] == models.size(fine_tuned)["parameters"]
+    return {
+        "data": str(glue_folder(folder / "glue")),
+        "teacher": str(folder / "bert"),
+        "student": str(folder / "distilbert"),
+    }
+
+
+SMALL = dict(profile="full", train_rows=64, epochs=1, batch_size=16, max_length=64)
+
+
+@pytest.mark.parametrize(
+    "notebook, task, corpus",
+    [("04_distilbert_mnli", glue.MNLI, "mini_nli"), ("05_distilbert_qqp", glue.QQP, "mini_qqp")],
+)
+def test_full_asks_its_teacher_and_starts_from_distilbert(notebook, task, corpus, tmp_path):
+    pair = hub_pair(tmp_path, task, corpus)
+    names = executed(notebook, **SMALL, **pair)
+    record, known = names["record"]["results"], f"data/teachers/{corpus}"
+    own = right_share(known, task, pair["data"])
+    assert record["teacher_accuracy"] == pytest.approx(own, abs=1e-9)
+    assert record["teacher_parameters"] == models.size(models.load(known))["parameters"]
     assert isinstance(names["trained"]["student"], DistilBertForSequenceClassification)
     assert names["trained"]["student"].config.num_hidden_layers == 2
+
+
+def test_the_race_of_notebook_00_under_full(tmp_path):
+    pair = hub_pair(tmp_path, glue.MNLI, "mini_nli")
+    names = executed("00_start_here", **SMALL, **pair, student_depth=2, repeats=1)
+    own = right_share("data/teachers/mini_nli", glue.MNLI, pair["data"])
+    assert names["record"]["results"]["accuracy, teacher"] == pytest.approx(own, abs=1e-9)
+    assert isinstance(names["student"], DistilBertForSequenceClassification)
+
+
+def test_both_trainers_of_notebook_03_give_the_teacher_its_segments(tmp_path):
+    """The notebook asserts that its own Trainer and kdlib's have the same losses."""
+    pair = hub_pair(tmp_path, glue.MNLI, "mini_nli")
+    names = executed("03_distillation_loss", **SMALL, **pair, batch_rows=16)
+    assert isinstance(names["ours"]["student"], DistilBertForSequenceClassification)
+    assert names["record"]["results"]["largest_difference"] < 1e-6
+    seen = []
+    with names["teacher"].register_forward_pre_hook(
+        lambda module, args, named: seen.append(named.get("token_type_ids")), with_kwargs=True
+    ):
+        names["logits_of"](names["teacher"], names["plain"])
+        names["OpenTrainer"].compute_loss(
+            names["open_trainer"](
+                names["new_student"](),
+                tiny.arguments(tmp_path / "open", remove_unused_columns=False),
+                train_dataset=names["train_data"],
+            ),
+            names["new_student"](),
+            dict(names["plain"]),
+        )
+    assert len(seen) == 2 and all(segments.any() for segments in seen)
