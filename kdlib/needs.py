@@ -1,11 +1,15 @@
-"""Which sources a notebook's settings name, and whether they can be had: known here, from the profiles, and nowhere else.
+"""Which sources a notebook's settings name, and whether they can be had: known here, from the
+profiles, and nowhere else.
 
     for need in needs.of("04_distilbert_mnli", settings):
         print(need.role, need.source, need.kind)
-    needs.check("04_distilbert_mnli", "full", settings)        # before the first pass: in seconds, not after hours
+    needs.check("04_distilbert_mnli", "full", settings)        # before the first pass: in seconds,
+    not after hours
 
-A profile file says under `sources` which of its parameters name one, and what is read there: `mnli`, `qqp` or
-`en-fr` rows, a `classifier`, a `causal` model (both with their tokenizer), a `tokenizer`, a `comet` checkpoint, or
+A profile file says under `sources` which of its parameters name one, and what is read there:
+`mnli`, `qqp` or
+`en-fr` rows, a `classifier`, a `causal` model (both with their tokenizer), a `tokenizer`, a
+`comet` checkpoint, or
 human `votes`. The command `get` fetches what is listed here, the check before a run looks for it.
 """
 
@@ -18,12 +22,21 @@ from typing import NamedTuple
 from .engine import hub, hub_errors
 from .paths import real_folder
 
-VOTES = "chaosnli"  # rows with human votes; they come from `python -m kdlib get real`, not from the hub
-NOT_A_SOURCE = ("", "off", "scratch", "llama-models")  # said instead of a source; the last is an installed package
+VOTES = (
+    "chaosnli"  # rows with human votes; they come from `python -m kdlib get real`, not from the hub
+)
+NOT_A_SOURCE = (
+    "",
+    "off",
+    "scratch",
+    "llama-models",
+)  # said instead of a source; the last is an installed package
 
 
 class Need(NamedTuple):
-    """`role` is the parameter, `source` its value, `kind` what is read there (see hub.KINDS, and `votes`)."""
+    """`role` is the parameter, `source` its value, `kind` what is read there (see hub.KINDS, and
+    `votes`).
+    """
 
     role: str
     source: str
@@ -31,9 +44,13 @@ class Need(NamedTuple):
 
     @property
     def here(self) -> Path | None:
-        """Where it lies on this machine outside the hub's cache; None for what the hub must give."""
+        """Where it lies on this machine outside the hub's cache; None for what the hub must
+        give.
+        """
         if self.kind == "votes":
-            place = real_folder() / VOTES if self.source == VOTES else hub.on_this_machine(self.source)
+            place = (
+                real_folder() / VOTES if self.source == VOTES else hub.on_this_machine(self.source)
+            )
             return place if place is not None and place.exists() else None
         return hub.on_this_machine(self.source, self.kind)
 
@@ -56,9 +73,11 @@ def sources(notebook: str) -> dict[str, str]:
 
 
 def of(notebook: str, settings: dict) -> list[Need]:
-    """The sources that these settings name, in the profile's order. ValueError for one that cannot be a source.
+    """The sources that these settings name, in the profile's order. ValueError for one that cannot
+    be a source.
 
-    COMET counts only where unbabel-comet is installed: without it the notebook says so and scores without.
+    COMET counts only where unbabel-comet is installed: without it the notebook says so and scores
+    without.
     """
     found = []
     for role, kind in sources(notebook).items():
@@ -94,23 +113,31 @@ def missing_paths(notebook: str, settings: dict) -> dict[str, str]:
 
 
 def refuse_missing_paths(notebook: str, settings: dict) -> None:
-    """FileNotFoundError for a folder or file that is named as one and is not there: better now than in a kernel."""
+    """FileNotFoundError for a folder or file that is named as one and is not there: better now
+    than in a kernel.
+    """
     for role, value in missing_paths(notebook, settings).items():
-        raise FileNotFoundError(f"{role}={value}: there is no such folder or file{hub.how_to_make(value)}")
+        raise FileNotFoundError(
+            f"{role}={value}: there is no such folder or file{hub.how_to_make(value)}"
+        )
 
 
 def check(notebook: str, profile: str, settings: dict) -> dict[str, str]:
-    """Ask for every source, before anything is computed: {role: how it was found} of those from the hub.
+    """Ask for every source, before anything is computed: {role: how it was found} of those from
+    the hub.
 
-    A source is a path that exists, a copy under KD_REAL, whole in the cache, or on the hub and open to this user.
-    Raises OSError with the cause and what to do for the first that is none of these; nothing is fetched.
+    A source is a path that exists, a copy under KD_REAL, whole in the cache, or on the hub and
+    open to this user.
+    Raises OSError with the cause and what to do for the first that is none of these; nothing is
+    fetched.
     """
     refuse_missing_paths(notebook, settings)
     found = {}
     for need in of(notebook, settings):
         if need.kind == "votes" and need.here is None:
             raise FileNotFoundError(
-                f"{need.role}={need.source}: {real_folder()} has no such rows. They are fetched once, in seconds: "
+                f"{need.role}={need.source}: {real_folder()} has no such rows. They are fetched "
+                f"once, in seconds: "
                 f"python -m kdlib get {profile} {notebook[:2]}"
             )
         if need.on_hub:
