@@ -179,6 +179,8 @@ def _by_hand(
         print(f"{len(left)} source{'s' if len(left) > 1 else ''} to make by hand")
         return 1
     if not only_list:
-        print("all is here: runs need no network (HF_HUB_OFFLINE=1)" if any_repository
-              else f"profile {profile} reads nothing from the hub here: all is on this machine")  # fmt: skip
+        if any_repository:
+            print("all is here: runs need no network (HF_HUB_OFFLINE=1)")
+        else:
+            print(f"profile {profile} reads nothing from the hub here: all is on this machine")
     return 0

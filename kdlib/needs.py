@@ -108,8 +108,11 @@ def known_ids() -> list[str]:
 
 def missing_paths(notebook: str, settings: dict) -> dict[str, str]:
     """{parameter: value} of those that name a place on this machine where there is nothing."""
-    return {n.role: n.source for n in of(notebook, settings)
-            if n.kind != "votes" and hub.is_path(n.source) and n.here is None}  # fmt: skip
+    return {
+        n.role: n.source
+        for n in of(notebook, settings)
+        if n.kind != "votes" and hub.is_path(n.source) and n.here is None
+    }
 
 
 def refuse_missing_paths(notebook: str, settings: dict) -> None:

@@ -3,18 +3,16 @@ and the record agree.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
 import time
 from importlib import resources
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from stub_hub import StubHub
-from test_hub import GATED, stub  # noqa: F401
+from test_hub import GATED, stub  # noqa: F401  (a fixture)
 
 import kdlib as kd
 from kdlib import batch, fetch, needs
@@ -30,7 +28,7 @@ MNLI = "04_distilbert_mnli"
 OURS = {"teacher": "org/plain", "student": "org/old"}  # the stub's, in place of the profile's
 
 
-# -- the one place ---------------------------------------------------------------------------------------
+# -- the one place -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
@@ -77,7 +75,7 @@ def test_a_profile_without_a_repository_asks_nothing(stub, capsys):
     assert not stub.requests
 
 
-# -- the check before a run --------------------------------------------------------------------------------
+# -- the check before a run ----------------------------------------------------------------------
 
 
 def test_a_gated_student_is_refused_before_the_teacher_is_read(stub, monkeypatch, fresh_runs):
@@ -123,7 +121,7 @@ def test_the_same_run_without_a_network_after_get(stub, monkeypatch, capsys):
         assert "to fetch" not in capsys.readouterr().out.partition("run folder")[2]
 
 
-# -- the command --------------------------------------------------------------------------------------------
+# -- the command ---------------------------------------------------------------------------------
 
 
 def options(**parameters) -> list[str]:
@@ -202,10 +200,15 @@ def test_a_teacher_of_ones_own_is_named_and_makes_the_code_1(stub, capsys):
     )
 
 
-@pytest.mark.parametrize("command, hint", [
-    (["get", "full", "04", "-p", "techer=org/plain"], "none of 04 has a parameter techer"),
-    (["get", "full", "99"], "no notebook '99'"), (["get", "real", "04"], "get full 04"),
-    (["get", "full", "04", "--part", "mnli"], "are for get real")])  # fmt: skip
+@pytest.mark.parametrize(
+    "command, hint",
+    [
+        (["get", "full", "04", "-p", "techer=org/plain"], "none of 04 has a parameter techer"),
+        (["get", "full", "99"], "no notebook '99'"),
+        (["get", "real", "04"], "get full 04"),
+        (["get", "full", "04", "--part", "mnli"], "are for get real"),
+    ],
+)
 def test_what_get_refuses(stub, capsys, command, hint):
     assert main(command) == 2
     assert hint in capsys.readouterr().err and not stub.requests
@@ -235,7 +238,7 @@ def test_every_get_command_that_a_page_shows_can_be_parsed(page):
         assert parser().parse_args(words).command == "get"
 
 
-# -- with real weights, in processes of their own ------------------------------------------------------------
+# -- with real weights, in processes of their own ------------------------------------------------
 
 READ = """
 import json, sys

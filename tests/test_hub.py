@@ -17,20 +17,31 @@ BODY = os.urandom(300_000)  # of every weights file: enough for half of it to be
 # contents differ, for the cache keeps equal ones once
 MODEL = {"config.json": b"{}", "tokenizer.json": b"{ }", "README.md": b"hello"}
 FOLDER = {
-    "models/org/plain": MODEL | {"model.safetensors": BODY, "pytorch_model.bin": BODY, "flax_model.msgpack": BODY},
+    "models/org/plain": MODEL
+    | {"model.safetensors": BODY, "pytorch_model.bin": BODY, "flax_model.msgpack": BODY},
     "models/org/old": MODEL | {"pytorch_model.bin": BODY, "tf_model.h5": BODY},
-    "models/org/sharded": MODEL | {
-        "model-00001-of-00002.safetensors": BODY, "model-00002-of-00002.safetensors": BODY[::-1],
-        "model.safetensors.index.json": b"{  }", "original/consolidated.00.pth": BODY},
+    "models/org/sharded": MODEL
+    | {
+        "model-00001-of-00002.safetensors": BODY,
+        "model-00002-of-00002.safetensors": BODY[::-1],
+        "model.safetensors.index.json": b"{  }",
+        "original/consolidated.00.pth": BODY,
+    },
     "models/org/flax": MODEL | {"flax_model.msgpack": BODY},
     f"models/{GATED}": MODEL | {"model.safetensors": BODY, "generation_config.json": b"{   }"},
-    "models/org/comet": {"hparams.yaml": b"encoder_model: XLM-RoBERTa\npretrained_model: org/plain\n",
-                         "checkpoints/model.ckpt": BODY, "assets/picture.png": BODY},
+    "models/org/comet": {
+        "hparams.yaml": b"encoder_model: XLM-RoBERTa\npretrained_model: org/plain\n",
+        "checkpoints/model.ckpt": BODY,
+        "assets/picture.png": BODY,
+    },
     "datasets/nyu-mll/glue": {
-        "mnli/train-00000-of-00001.parquet": BODY, "mnli/validation_matched-00000-of-00001.parquet": BODY[:9000],
-        "mnli/test_matched-00000-of-00001.parquet": BODY, "qqp/train-00000-of-00001.parquet": BODY,
-        ".commit": hub.pins()["nyu-mll/glue"].encode()},
-}  # fmt: skip
+        "mnli/train-00000-of-00001.parquet": BODY,
+        "mnli/validation_matched-00000-of-00001.parquet": BODY[:9000],
+        "mnli/test_matched-00000-of-00001.parquet": BODY,
+        "qqp/train-00000-of-00001.parquet": BODY,
+        ".commit": hub.pins()["nyu-mll/glue"].encode(),
+    },
+}
 
 
 @pytest.fixture
@@ -94,17 +105,34 @@ def says(text: str, cause: str, *todo: str) -> None:
     assert found and advice and (cause in text or found in text)
 
 
-# -- what is fetched -----------------------------------------------------------------------------------
+# -- what is fetched -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source, kind, wanted", [
-    ("org/plain", "classifier", {"config.json", "tokenizer.json", "model.safetensors"}),
-    ("org/plain", "tokenizer", {"config.json", "tokenizer.json"}),
-    ("org/old", "classifier", {"config.json", "tokenizer.json", "pytorch_model.bin"}),
-    ("org/sharded", "causal", {"config.json", "tokenizer.json", "model.safetensors.index.json",
-                               "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}),
-    ("nyu-mll/glue", "mnli", {"mnli/train-00000-of-00001.parquet", "mnli/validation_matched-00000-of-00001.parquet"}),
-    ("org/comet", "comet", {"hparams.yaml", "checkpoints/model.ckpt"})])  # fmt: skip
+@pytest.mark.parametrize(
+    "source, kind, wanted",
+    [
+        ("org/plain", "classifier", {"config.json", "tokenizer.json", "model.safetensors"}),
+        ("org/plain", "tokenizer", {"config.json", "tokenizer.json"}),
+        ("org/old", "classifier", {"config.json", "tokenizer.json", "pytorch_model.bin"}),
+        (
+            "org/sharded",
+            "causal",
+            {
+                "config.json",
+                "tokenizer.json",
+                "model.safetensors.index.json",
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+            },
+        ),
+        (
+            "nyu-mll/glue",
+            "mnli",
+            {"mnli/train-00000-of-00001.parquet", "mnli/validation_matched-00000-of-00001.parquet"},
+        ),
+        ("org/comet", "comet", {"hparams.yaml", "checkpoints/model.ckpt"}),
+    ],
+)
 def test_the_files_that_are_needed_and_no_others(stub, source, kind, wanted):
     place = hub.folder(source, kind)
     assert files(place) == wanted == {name for _, name in stub.downloads()}
@@ -156,28 +184,58 @@ def test_no_weights_is_said_before_anything_is_fetched(stub):
     assert not stub.downloads()
 
 
-@pytest.mark.parametrize("names, missing", [
-    (["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"], "1 of 2 files model-"),
-    (["config.json", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"], "1 of 2 files pytorch"),
-    (["config.json", "model.safetensors.index.json"], "no weights"), (["model.safetensors"], "no config.json")])  # fmt: skip
+@pytest.mark.parametrize(
+    "names, missing",
+    [
+        (
+            ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"],
+            "1 of 2 files model-",
+        ),
+        (
+            ["config.json", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"],
+            "1 of 2 files pytorch",
+        ),
+        (["config.json", "model.safetensors.index.json"], "no weights"),
+        (["model.safetensors"], "no config.json"),
+    ],
+)
 def test_half_a_model_is_none(names, missing):
     with pytest.raises(ValueError, match=missing):
         hub.wanted("causal", names)
 
 
-# -- names -----------------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source, path", [
-    ("data/mini_nli", True), ("runs/teacher_mnli", True), ("./x", True), ("~/x", True), ("/x", True), ("a/b/c", True),
-    ("x.safetensors", True), ("org/name", False), ("name", False), ("org/name@feature/x", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    "source, path",
+    [
+        ("data/mini_nli", True),
+        ("runs/teacher_mnli", True),
+        ("./x", True),
+        ("~/x", True),
+        ("/x", True),
+        ("a/b/c", True),
+        ("x.safetensors", True),
+        ("org/name", False),
+        ("name", False),
+        ("org/name@feature/x", False),
+    ],
+)
 def test_a_path_or_an_id(source, path):
     assert hub.is_path(source) == path
 
 
-@pytest.mark.parametrize("source, id, revision", [
-    ("org/name", "org/name", ""), ("org/name@v1.0", "org/name", "v1.0"), ("bert-base", "bert-base", ""),
-    ("nyu-mll/glue", "nyu-mll/glue", hub.pins()["nyu-mll/glue"]), ("nyu-mll/glue@main", "nyu-mll/glue", "main")])  # fmt: skip
+@pytest.mark.parametrize(
+    "source, id, revision",
+    [
+        ("org/name", "org/name", ""),
+        ("org/name@v1.0", "org/name", "v1.0"),
+        ("bert-base", "bert-base", ""),
+        ("nyu-mll/glue", "nyu-mll/glue", hub.pins()["nyu-mll/glue"]),
+        ("nyu-mll/glue@main", "nyu-mll/glue", "main"),
+    ],
+)
 def test_an_id_with_its_revision(source, id, revision):
     assert hub.repository(source, "mnli")[:2] == (id, revision)
 
@@ -208,7 +266,7 @@ def test_a_copy_stands_for_the_hub_only_in_what_it_holds(stub, tmp_path):
     assert ("nyu-mll/glue", "qqp/train-00000-of-00001.parquet") in stub.downloads()
 
 
-# -- who may ------------------------------------------------------------------------------------------------
+# -- who may -------------------------------------------------------------------------------------
 
 
 def test_gated_without_a_token(stub, monkeypatch):
@@ -290,7 +348,7 @@ def test_a_wrong_revision(stub):
     )
 
 
-# -- what passes, and what does not ---------------------------------------------------------------------------
+# -- what passes, and what does not --------------------------------------------------------------
 
 
 # at a file's head the library itself waits half a minute for a 503, so that pair is left out
@@ -301,10 +359,22 @@ def test_what_passes_is_asked_again(stub, fault, file):
     assert "model.safetensors" in files(hub.folder("org/plain", "classifier"))
 
 
-@pytest.mark.parametrize("fault, cause, todo", [
-    ("429", "the hub has too many requests from here (429)", "Wait some minutes and run the same command again"),
-    ("503", "the hub is out of order just now (503)", "Run the same command again in some minutes"),
-    ("500", "the hub is out of order just now (500)", "what is fetched already is kept")])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault, cause, todo",
+    [
+        (
+            "429",
+            "the hub has too many requests from here (429)",
+            "Wait some minutes and run the same command again",
+        ),
+        (
+            "503",
+            "the hub is out of order just now (503)",
+            "Run the same command again in some minutes",
+        ),
+        ("500", "the hub is out of order just now (500)", "what is fetched already is kept"),
+    ],
+)
 def test_what_does_not_pass_is_said_after_some_tries(stub, fault, cause, todo):
     stub.fail("org/plain", "", fault, times=0, retry_after=0)
     says(refused("org/plain"), cause, todo)
@@ -375,7 +445,7 @@ def test_another_content_of_the_same_length_is_not_kept(stub, monkeypatch):
     assert (hub.folder("org/plain", "classifier") / "model.safetensors").read_bytes() == BODY
 
 
-# -- the disk ---------------------------------------------------------------------------------------------------
+# -- the disk ------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_is_said_before_the_first_byte(stub, small_disk, monkeypatch):
@@ -424,7 +494,7 @@ def test_a_read_only_cache_serves_what_it_has(stub, small_disk, monkeypatch):
     )
 
 
-# -- no network ---------------------------------------------------------------------------------------------------
+# -- no network ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wish", ["1", "true", "YES", "on"])
@@ -485,9 +555,14 @@ def test_a_silent_hub_is_asked_once(stub, monkeypatch):
     assert len(tried) == 1 and tried[0][1] <= 3
 
 
-@pytest.mark.parametrize("proxy, host, port", [
-    ("proxy.example:3128", "proxy.example", 3128), ("http://proxy.example:3128", "proxy.example", 3128),
-    ("http://me:secret@proxy.example", "proxy.example", 80)])  # fmt: skip
+@pytest.mark.parametrize(
+    "proxy, host, port",
+    [
+        ("proxy.example:3128", "proxy.example", 3128),
+        ("http://proxy.example:3128", "proxy.example", 3128),
+        ("http://me:secret@proxy.example", "proxy.example", 80),
+    ],
+)
 def test_a_proxy_with_and_without_its_scheme(monkeypatch, proxy, host, port):
     asked = []
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
@@ -525,15 +600,24 @@ def test_through_a_proxy_without_a_scheme(stub, monkeypatch):
     assert hub.look(repository).missing == ["config.json", "tokenizer.json"]
 
 
-# -- texts -------------------------------------------------------------------------------------------------------
+# -- texts ---------------------------------------------------------------------------------------
 
 
 def test_every_message_begins_with_its_cause():
     repository = hub.repository(
         "a-rather-long-owner/a-rather-long-name-of-a-model-1.5B-Instruct", "causal"
     )
-    for error in (hub_errors.not_here(repository, Path("/scratch/someone/huggingface/hub"), "HF_HUB_OFFLINE is set"),
-                  hub_errors.disk_full(Path("/scratch/someone/huggingface/hub"), repository.named, 10**10, 10**9),
-                  hub_errors.cannot_write(Path("/scratch/x/hub"), PermissionError(13, "Permission denied"), repository.named),
-                  hub_errors.changed(repository), hub_errors.other_layout(repository, "no config.json")):  # fmt: skip
+    for error in (
+        hub_errors.not_here(
+            repository, Path("/scratch/someone/huggingface/hub"), "HF_HUB_OFFLINE is set"
+        ),
+        hub_errors.disk_full(
+            Path("/scratch/someone/huggingface/hub"), repository.named, 10**10, 10**9
+        ),
+        hub_errors.cannot_write(
+            Path("/scratch/x/hub"), PermissionError(13, "Permission denied"), repository.named
+        ),
+        hub_errors.changed(repository),
+        hub_errors.other_layout(repository, "no config.json"),
+    ):
         assert str(error).startswith(error.cause) and len(error.cause) < 200

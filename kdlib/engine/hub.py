@@ -85,7 +85,7 @@ class Found(NamedTuple):
         return sum(self.sizes[name] for name in self.missing)
 
 
-# -- what the environment says: read anew each time, so that a notebook can change it ------------------
+# -- what the environment says: read anew each time, so that a notebook can change it ------------
 
 
 def endpoint() -> str:
@@ -118,7 +118,7 @@ def pins() -> dict[str, str]:
     return yaml.safe_load(text)
 
 
-# -- names -------------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------------
 
 
 def is_path(source: str | Path) -> bool:
@@ -158,7 +158,7 @@ def how_to_make(source: str | Path) -> str:
     return ""
 
 
-# -- what lies on this machine -----------------------------------------------------------------------
+# -- what lies on this machine -------------------------------------------------------------------
 
 
 def local_copy(source: str | Path, kind: str = "") -> Path | None:
@@ -217,7 +217,7 @@ def _cached(repository: Repository, commit: str) -> Found | None:
     return Found(repository, commit, folder, sizes, [], {}, "in the cache")
 
 
-# -- asking the hub ----------------------------------------------------------------------------------
+# -- asking the hub ------------------------------------------------------------------------------
 
 _commits: dict[tuple, str] = {}  # (endpoint, cache, id, revision): asked once in this process
 _silent: dict[str, tuple[float, str]] = {}  # endpoint: when it did not answer, and how
@@ -302,11 +302,15 @@ def _ask(repository: Repository, commit: str, known) -> Found:
     api = HfApi(endpoint=endpoint())
     info = _patiently(
         lambda: api.repo_info(
-            repository.id, revision=commit or repository.revision or None, repo_type=repository.type,
-            timeout=TIMEOUT, files_metadata=True,
+            repository.id,
+            revision=commit or repository.revision or None,
+            repo_type=repository.type,
+            timeout=TIMEOUT,
+            files_metadata=True,
         ),
-        repository, known=known,
-    )  # fmt: skip
+        repository,
+        known=known,
+    )
     listed = {s.rfilename: s for s in info.siblings or []}
     try:
         names = wanted(repository.kind, listed)
@@ -382,7 +386,7 @@ def _patiently(ask, repository: Repository, *, file: str = "", known=()):
             time.sleep(min(hub_errors.retry_after(error) or wait, LONGEST_WAIT))
 
 
-# -- fetching ----------------------------------------------------------------------------------------
+# -- fetching ------------------------------------------------------------------------------------
 
 
 def free_bytes(folder: Path | None = None) -> int:
@@ -434,9 +438,15 @@ def _fetch_file(found: Found, name: str) -> None:
         nonlocal anew
         try:
             hf_hub_download(
-                repository.id, name, repo_type=repository.type, revision=repository.revision or "main",
-                cache_dir=cache(), endpoint=endpoint(), etag_timeout=TIMEOUT, force_download=anew,
-            )  # fmt: skip
+                repository.id,
+                name,
+                repo_type=repository.type,
+                revision=repository.revision or "main",
+                cache_dir=cache(),
+                endpoint=endpoint(),
+                etag_timeout=TIMEOUT,
+                force_download=anew,
+            )
         except Exception as error:
             anew = hub_errors.is_damaged(error)  # going on from a wrong beginning cannot mend it
             raise
@@ -466,8 +476,10 @@ def _right(found: Found, name: str) -> bool:
 def _quiet_progress():
     """No progress bars where nobody watches them: in a notebook's output or a job's log."""
     from huggingface_hub.utils import (
-        are_progress_bars_disabled, disable_progress_bars, enable_progress_bars,
-    )  # fmt: skip
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     if (
         sys.stderr.isatty()

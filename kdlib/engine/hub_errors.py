@@ -12,8 +12,17 @@ from ..paths import did_you_mean, real_folder
 
 SETTINGS = "https://huggingface.co/settings/tokens"
 MAY_PASS = (429, 500, 502, 503, 504)
-BROKEN_OFF = ("ChunkedEncodingError", "IncompleteRead", "ProtocolError", "RemoteProtocolError", "ReadError",
-              "ReadTimeout", "ConnectionResetError", "Damaged", "ConnectionError")  # fmt: skip
+BROKEN_OFF = (
+    "ChunkedEncodingError",
+    "IncompleteRead",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "ReadError",
+    "ReadTimeout",
+    "ConnectionResetError",
+    "Damaged",
+    "ConnectionError",
+)
 DAMAGED = ("Consistency check failed", "another SHA-256", "416")
 COPIES = {
     "meta-llama/Llama-3.2-3B-Instruct": "unsloth/Llama-3.2-3B-Instruct",
@@ -52,7 +61,7 @@ def _address() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-# -- reading what the libraries raise ------------------------------------------------------------------
+# -- reading what the libraries raise ------------------------------------------------------------
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -127,7 +136,7 @@ def reworded(error: OSError, text: str) -> OSError:
     return type(error)(error.cause, text=text) if isinstance(error, HubError) else type(error)(text)
 
 
-# -- saying it -----------------------------------------------------------------------------------------
+# -- saying it -----------------------------------------------------------------------------------
 
 
 def explain(error: BaseException, repository, cache, *, file: str = "", known=()) -> OSError:

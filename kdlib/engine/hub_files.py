@@ -1,4 +1,4 @@
-"""Which files of a repository are read: the smallest set that makes a model, a tokenizer or rows."""
+"""Which files of a repository are read: the fewest that make a model, a tokenizer or rows."""
 
 import re
 
@@ -9,12 +9,29 @@ MODELS = ("classifier", "causal")
 DATASETS = ("mnli", "qqp", "en-fr")
 KINDS = (*MODELS, "tokenizer", *DATASETS, "comet")
 SMALL_FILES = {
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
-    "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
-}  # fmt: skip
-VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
-                "sentencepiece.bpe.model"}  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+}
+VOCABULARIES = {
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+}
 COMET_FILES = ["hparams.yaml", "checkpoints/model.ckpt"]
 
 
