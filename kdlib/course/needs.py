@@ -1,11 +1,15 @@
-"""Which sources a notebook's settings name, and whether they can be had: known here, from the profiles, and nowhere else.
+"""Which sources a notebook's settings name, and whether they can be had: known here, from the
+profiles, and nowhere else.
 
     for need in needs.of("04_distilbert_mnli", settings):
         print(need.role, need.source, need.kind)
-    needs.check("04_distilbert_mnli", "full", settings)        # before the first pass: in seconds, not after hours
+    needs.check("04_distilbert_mnli", "full", settings)        # before the first pass: in seconds,
+    not after hours
 
-A profile file says under `sources` which of its parameters name one, and what is read there: `mnli`, `qqp` or
-`en-fr` rows, a `classifier`, a `causal` model (both with their tokenizer), a `tokenizer`, a `comet` checkpoint, or
+A profile file says under `sources` which of its parameters name one, and what is read there:
+`mnli`, `qqp` or
+`en-fr` rows, a `classifier`, a `causal` model (both with their tokenizer), a `tokenizer`, a
+`comet` checkpoint, or
 human `votes`. The command `get` fetches what is listed here, the check before a run looks for it.
 """
 
@@ -32,7 +36,9 @@ NOT_A_SOURCE = (
 
 
 class Need(NamedTuple):
-    """`role` is the parameter, `source` its value, `kind` what is read there (see hub.KINDS, and `votes`)."""
+    """`role` is the parameter, `source` its value, `kind` what is read there (see hub.KINDS, and
+    `votes`).
+    """
 
     role: str
     source: str
@@ -40,7 +46,9 @@ class Need(NamedTuple):
 
     @property
     def here(self) -> Path | None:
-        """Where it lies on this machine outside the hub's cache; None for what the hub must give."""
+        """Where it lies on this machine outside the hub's cache; None for what the hub must
+        give.
+        """
         if self.kind == "votes":
             place = (
                 real_folder() / VOTES if self.source == VOTES else hub.on_this_machine(self.source)
@@ -67,9 +75,11 @@ def sources(notebook: str) -> dict[str, str]:
 
 
 def of(notebook: str, settings: dict) -> list[Need]:
-    """The sources that these settings name, in the profile's order. ValueError for one that cannot be a source.
+    """The sources that these settings name, in the profile's order. ValueError for one that cannot
+    be a source.
 
-    COMET counts only where unbabel-comet is installed: without it the notebook says so and scores without.
+    COMET counts only where unbabel-comet is installed: without it the notebook says so and scores
+    without.
     """
     found = []
     for role, kind in sources(notebook).items():
@@ -100,12 +110,17 @@ def known_ids() -> list[str]:
 
 def missing_paths(notebook: str, settings: dict) -> dict[str, str]:
     """{parameter: value} of those that name a place on this machine where there is nothing."""
-    return {n.role: n.source for n in of(notebook, settings)
-            if n.kind != "votes" and hub.is_path(n.source) and n.here is None}  # fmt: skip
+    return {
+        n.role: n.source
+        for n in of(notebook, settings)
+        if n.kind != "votes" and hub.is_path(n.source) and n.here is None
+    }
 
 
 def refuse_missing_paths(notebook: str, settings: dict) -> None:
-    """FileNotFoundError for a folder or file that is named as one and is not there: better now than in a kernel."""
+    """FileNotFoundError for a folder or file that is named as one and is not there: better now
+    than in a kernel.
+    """
     for role, value in missing_paths(notebook, settings).items():
         raise FileNotFoundError(
             f"{role}={value}: there is no such folder or file{hub.how_to_make(value)}"
@@ -113,17 +128,21 @@ def refuse_missing_paths(notebook: str, settings: dict) -> None:
 
 
 def check(notebook: str, profile: str, settings: dict) -> dict[str, str]:
-    """Ask for every source, before anything is computed: {role: how it was found} of those from the hub.
+    """Ask for every source, before anything is computed: {role: how it was found} of those from
+    the hub.
 
-    A source is a path that exists, a copy under KD_REAL, whole in the cache, or on the hub and open to this user.
-    Raises OSError with the cause and what to do for the first that is none of these; nothing is fetched.
+    A source is a path that exists, a copy under KD_REAL, whole in the cache, or on the hub and
+    open to this user.
+    Raises OSError with the cause and what to do for the first that is none of these; nothing is
+    fetched.
     """
     refuse_missing_paths(notebook, settings)
     found = {}
     for need in of(notebook, settings):
         if need.kind == "votes" and need.here is None:
             raise FileNotFoundError(
-                f"{need.role}={need.source}: {real_folder()} has no such rows. They are fetched once, in seconds: "
+                f"{need.role}={need.source}: {real_folder()} has no such rows. They are fetched "
+                f"once, in seconds: "
                 f"python -m kdlib get {profile} {notebook[:2]}"
             )
         if need.on_hub:

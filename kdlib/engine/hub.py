@@ -1,11 +1,16 @@
 """The Hugging Face hub: which files of a repository are read, where they lie, how they get here.
 
-    place = hub.folder("google-bert/bert-base-uncased", "classifier")      # a folder; fetched if need be
-    found = hub.look(hub.repository("nyu-mll/glue", "mnli"))               # asks, and fetches nothing
+    place = hub.folder("google-bert/bert-base-uncased", "classifier")      # a folder; fetched if
+    need be
+    found = hub.look(hub.repository("nyu-mll/glue", "mnli"))               # asks, and fetches
+    nothing
 
-A source is looked for in this order: a folder as it is named, the same below the repository's root, a
-copy under the real folder (`KD_REAL`), the hub's cache, the hub. `org/name@revision` pins a commit, a tag
-or a branch; revisions.yaml pins those that the course knows. With `HF_HUB_OFFLINE=1` nothing asks the
+A source is looked for in this order: a folder as it is named, the same below the repository's
+root, a
+copy under the real folder (`KD_REAL`), the hub's cache, the hub. `org/name@revision` pins a
+commit, a tag
+or a branch; revisions.yaml pins those that the course knows. With `HF_HUB_OFFLINE=1` nothing asks
+the
 network; a hub that does not answer is asked once, and what is whole in the cache is taken instead.
 """
 
@@ -25,24 +30,11 @@ from typing import NamedTuple
 
 from ..paths import ROOT, real_folder
 from . import hub_errors
+from .hub_files import DATASETS, KINDS, MODELS, wanted  # noqa: F401
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 REVISION = re.compile(r"\w[\w./-]*")
-PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")  # model-00001-of-00002.safetensors
-
-# kinds of repositories, by what is read there; the data sets' names are those of their folders
-MODELS = ("classifier", "causal")
-DATASETS = ("mnli", "qqp", "en-fr")
-KINDS = (*MODELS, "tokenizer", *DATASETS, "comet")
-SMALL_FILES = {
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
-    "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
-}  # fmt: skip
-VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
-                "sentencepiece.bpe.model"}  # fmt: skip
-COMET_FILES = ["hparams.yaml", "checkpoints/model.ckpt"]
 
 TIMEOUT = 10.0  # seconds for an answer of the hub
 PROBE_TIMEOUT = 3.0  # seconds for a connection to it
@@ -52,7 +44,9 @@ SILENT_FOR = 60  # seconds for which a hub that did not answer is not asked agai
 
 
 class Repository(NamedTuple):
-    """`id` is owner/name; `revision` a commit, tag or branch ("": the newest); `kind`: see KINDS."""
+    """`id` is owner/name; `revision` a commit, tag or branch ("": the newest); `kind`: see
+    KINDS.
+    """
 
     id: str
     revision: str
@@ -71,8 +65,10 @@ class Repository(NamedTuple):
 class Found(NamedTuple):
     """What is known of a repository.
 
-    `folder` is where the commit's files lie or will lie; `sizes` the bytes of each file that its kind
-    reads; `missing` those of them that are not there, or not whole; `sha256` of the large ones, as far
+    `folder` is where the commit's files lie or will lie; `sizes` the bytes of each file that its
+    kind
+    reads; `missing` those of them that are not there, or not whole; `sha256` of the large ones, as
+    far
     as the hub told. `note` says how it was found.
     """
 
@@ -89,7 +85,7 @@ class Found(NamedTuple):
         return sum(self.sizes[name] for name in self.missing)
 
 
-# -- what the environment says: read anew each time, so that a notebook can change it ------------------
+# -- what the environment says: read anew each time, so that a notebook can change it ------------
 
 
 def endpoint() -> str:
@@ -122,11 +118,13 @@ def pins() -> dict[str, str]:
     return yaml.safe_load(text)
 
 
-# -- names -------------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------------
 
 
 def is_path(source: str | Path) -> bool:
-    """Does it name a place on this machine? A hub id is `name` or `owner/name`, with or without @."""
+    """Does it name a place on this machine? A hub id is `name` or `owner/name`, with or without
+    @.
+    """
     text = str(source)
     if text.startswith((".", "/", "~", "data/", "runs/")) or Path(text).is_absolute():
         return True
@@ -145,21 +143,22 @@ def repository(source: str | Path, kind: str) -> Repository:
         )
     if at and not REVISION.fullmatch(revision):
         raise ValueError(
-            f"{str(source)!r} names no revision after the @: write {name}@COMMIT (40 hex digits, a tag "
+            f"{str(source)!r} names no revision after the @: write {name}@COMMIT (40 hex digits, "
+            f"a tag "
             f"or a branch), or {name} alone"
         )
     return Repository(name, revision or pins().get(name, ""), kind)
 
 
 def how_to_make(source: str | Path) -> str:
-    """"; make it with …" for a teacher that is trained at the user's place, else nothing."""
+    """ "; make it with …" for a teacher that is trained at the user's place, else nothing."""
     place = Path(str(source))
     if place.parts[:1] == ("runs",) and place.name.startswith("teacher_"):
         return f"; make it with: python -m kdlib.course.teachers {place.name.removeprefix('teacher_')}"
     return ""
 
 
-# -- what lies on this machine -----------------------------------------------------------------------
+# -- what lies on this machine -------------------------------------------------------------------
 
 
 def local_copy(source: str | Path, kind: str = "") -> Path | None:
@@ -174,74 +173,23 @@ def local_copy(source: str | Path, kind: str = "") -> Path | None:
     if not folder.is_dir():
         return None
     if kind in DATASETS:
-        parts = (folder / kind).glob("*.parquet") if (folder / kind).is_dir() else folder.glob("*.parquet")
+        parts = (
+            (folder / kind).glob("*.parquet")
+            if (folder / kind).is_dir()
+            else folder.glob("*.parquet")
+        )
         return folder if any(parts) else None
     return folder if any(folder.iterdir()) else None
 
 
 def on_this_machine(source: str | Path, kind: str = "") -> Path | None:
-    """A folder or file as it is named, or below the root, or a local copy of a hub id; else None."""
+    """A folder or file as it is named, or below the root, or a local copy of a hub id; else
+    None.
+    """
     for place in (Path(source).expanduser(), ROOT / source):
         if place.is_dir() or place.is_file():
             return place
     return local_copy(source, kind)
-
-
-def wanted(kind: str, names) -> list[str]:
-    """The files of a listing that a kind reads: small ones first, so that whole weights mean a whole copy.
-
-    Of several formats of the same weights one is taken, safetensors before PyTorch's .bin. ValueError
-    when something that it cannot do without is missing, such as one of several shards.
-    """
-    names = sorted(names)
-    if kind in DATASETS:
-        picked = _tables(kind, names)
-    elif kind == "comet":
-        picked = [name for name in COMET_FILES if name in names]
-        if picked != COMET_FILES:
-            raise ValueError(f"no {' or '.join(n for n in COMET_FILES if n not in names)}")
-    else:
-        picked = [name for name in names if name in SMALL_FILES]
-        if "config.json" not in picked:
-            raise ValueError("no config.json")
-        if kind == "tokenizer" and not VOCABULARIES & set(picked):
-            raise ValueError("no vocabulary (tokenizer.json, vocab.txt …)")
-        picked += _weights(names) if kind in MODELS else []
-    _all_parts(picked)
-    return picked
-
-
-def _tables(kind: str, names: list[str]) -> list[str]:
-    for prefix in (f"{kind}/", "data/", ""):
-        tables = [n for n in names if n.startswith(prefix) and n.endswith(".parquet")]
-        tables = [n for n in tables if "/" not in n.removeprefix(prefix)]
-        if tables:
-            # GLUE's test rows carry no labels
-            secret = f"{prefix}test" if kind != "en-fr" else "-"
-            return [n for n in tables if not n.startswith(secret)]
-    raise ValueError(f"no Parquet file under {kind}/")
-
-
-def _weights(names: list[str]) -> list[str]:
-    for stem, ending in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        if stem + ending in names:
-            return [stem + ending]
-        shards = [n for n in names if (m := PART.fullmatch(n)) and (m[1], m[4]) == (stem, ending)]
-        index = f"{stem}{ending}.index.json"
-        if shards and index in names:
-            return [index, *shards]
-    raise ValueError("no weights for PyTorch (model.safetensors, pytorch_model.bin)")
-
-
-def _all_parts(names: list[str]) -> None:
-    """ValueError unless all N of every x-00001-of-0000N are among the names."""
-    series = {}
-    for name in names:
-        if match := PART.fullmatch(name):
-            series.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
-    for (stem, count, ending), numbers in series.items():
-        if len(numbers) < int(count):
-            raise ValueError(f"{len(numbers)} of {int(count)} files {stem}-…{ending}")
 
 
 def _storage(repository: Repository) -> Path:
@@ -249,7 +197,9 @@ def _storage(repository: Repository) -> Path:
 
 
 def _cached(repository: Repository, commit: str) -> Found | None:
-    """What the cache holds of a commit ("": of the revision's, when it was last fetched), if that is whole."""
+    """What the cache holds of a commit ("": of the revision's, when it was last fetched), if that
+    is whole.
+    """
     storage = _storage(repository)
     if not commit:
         ref = storage / "refs" / (repository.revision or "main")
@@ -267,7 +217,7 @@ def _cached(repository: Repository, commit: str) -> Found | None:
     return Found(repository, commit, folder, sizes, [], {}, "in the cache")
 
 
-# -- asking the hub ----------------------------------------------------------------------------------
+# -- asking the hub ------------------------------------------------------------------------------
 
 _commits: dict[tuple, str] = {}  # (endpoint, cache, id, revision): asked once in this process
 _silent: dict[str, tuple[float, str]] = {}  # endpoint: when it did not answer, and how
@@ -275,7 +225,9 @@ _loaded: dict[str, str] = {}  # id: commit, of everything that was read
 
 
 def loaded() -> dict[str, str]:
-    """{hub id: commit} of everything that this process has read; "local copy" for one under KD_REAL."""
+    """{hub id: commit} of everything that this process has read; "local copy" for one under
+    KD_REAL.
+    """
     return dict(_loaded)
 
 
@@ -312,7 +264,8 @@ def _without_password(address: str) -> str:
 def look(repository: Repository, *, thorough: bool = False, known=()) -> Found:
     """What the hub, or else the cache, has of a repository. Nothing is fetched.
 
-    A pinned commit that is whole in the cache is not asked about, unless `thorough`: then the sizes of
+    A pinned commit that is whole in the cache is not asked about, unless `thorough`: then the
+    sizes of
     its files are compared too. A hub that is silent or refuses is no reason to fail while the cache
     has what is needed; a line says so. known: ids for "did you mean".
     Raises OSError (see hub_errors) with the cause and what to do.
@@ -338,7 +291,7 @@ def look(repository: Repository, *, thorough: bool = False, known=()) -> Found:
 
 
 def _brief(error: OSError) -> str:
-    return getattr(error, "cause", "") or str(error).partition(". ")[0]
+    return getattr(error, "why", "") or getattr(error, "cause", "") or str(error).partition(". ")[0]
 
 
 def _ask(repository: Repository, commit: str, known) -> Found:
@@ -349,11 +302,15 @@ def _ask(repository: Repository, commit: str, known) -> Found:
     api = HfApi(endpoint=endpoint())
     info = _patiently(
         lambda: api.repo_info(
-            repository.id, revision=commit or repository.revision or None, repo_type=repository.type,
-            timeout=TIMEOUT, files_metadata=True,
+            repository.id,
+            revision=commit or repository.revision or None,
+            repo_type=repository.type,
+            timeout=TIMEOUT,
+            files_metadata=True,
         ),
-        repository, known=known,
-    )  # fmt: skip
+        repository,
+        known=known,
+    )
     listed = {s.rfilename: s for s in info.siblings or []}
     try:
         names = wanted(repository.kind, listed)
@@ -370,7 +327,9 @@ def _ask(repository: Repository, commit: str, known) -> Found:
 
 
 def _refuse_silent(repository: Repository) -> None:
-    """ConnectionError when the hub does not answer; one that was silent a moment ago is not asked again."""
+    """ConnectionError when the hub does not answer; one that was silent a moment ago is not asked
+    again.
+    """
     when, why = _silent.get(endpoint(), (-SILENT_FOR, ""))
     if time.monotonic() - when > SILENT_FOR:
         try:
@@ -384,7 +343,9 @@ def _refuse_silent(repository: Repository) -> None:
 
 
 def _may_read(repository: Repository, commit: str, name: str) -> None:
-    """Ask for a file's head: of a gated repository everyone may read the listing, and few the files."""
+    """Ask for a file's head: of a gated repository everyone may read the listing, and few the
+    files.
+    """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
@@ -419,11 +380,13 @@ def _patiently(ask, repository: Repository, *, file: str = "", known=()):
             if isinstance(error, ValueError) and not isinstance(error, OSError):
                 raise  # a mistake of ours, not of the network
             if wait is None or not hub_errors.may_pass(error):
-                raise hub_errors.explain(error, repository, cache(), file=file, known=known) from error
+                raise hub_errors.explain(
+                    error, repository, cache(), file=file, known=known
+                ) from error
             time.sleep(min(hub_errors.retry_after(error) or wait, LONGEST_WAIT))
 
 
-# -- fetching ----------------------------------------------------------------------------------------
+# -- fetching ------------------------------------------------------------------------------------
 
 
 def free_bytes(folder: Path | None = None) -> int:
@@ -448,9 +411,11 @@ def refuse_full_or_closed(needed: int, named: str) -> None:
 
 
 def fetch(found: Found) -> Found:
-    """Fetch what is missing, file by file; one that was begun goes on, a damaged one is fetched anew.
+    """Fetch what is missing, file by file; one that was begun goes on, a damaged one is fetched
+    anew.
 
-    A file gets its name only when it is whole, of the size and (large ones) the SHA-256 that the hub
+    A file gets its name only when it is whole, of the size and (large ones) the SHA-256 that the
+    hub
     told, so what an interruption leaves is never read. Raises OSError (see hub_errors).
     """
     repository = found.repository
@@ -473,9 +438,15 @@ def _fetch_file(found: Found, name: str) -> None:
         nonlocal anew
         try:
             hf_hub_download(
-                repository.id, name, repo_type=repository.type, revision=repository.revision or "main",
-                cache_dir=cache(), endpoint=endpoint(), etag_timeout=TIMEOUT, force_download=anew,
-            )  # fmt: skip
+                repository.id,
+                name,
+                repo_type=repository.type,
+                revision=repository.revision or "main",
+                cache_dir=cache(),
+                endpoint=endpoint(),
+                etag_timeout=TIMEOUT,
+                force_download=anew,
+            )
         except Exception as error:
             anew = hub_errors.is_damaged(error)  # going on from a wrong beginning cannot mend it
             raise
@@ -505,10 +476,16 @@ def _right(found: Found, name: str) -> bool:
 def _quiet_progress():
     """No progress bars where nobody watches them: in a notebook's output or a job's log."""
     from huggingface_hub.utils import (
-        are_progress_bars_disabled, disable_progress_bars, enable_progress_bars,
-    )  # fmt: skip
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
-    if sys.stderr.isatty() or are_progress_bars_disabled() or "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ:
+    if (
+        sys.stderr.isatty()
+        or are_progress_bars_disabled()
+        or "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ
+    ):
         yield
         return
     disable_progress_bars()
@@ -545,7 +522,9 @@ def tables(place: Path, kind: str) -> Path:
 
 
 def encoders(hparams: Path) -> list[str]:
-    """The hub ids whose configuration and tokenizer a COMET checkpoint needs, from its hparams.yaml."""
+    """The hub ids whose configuration and tokenizer a COMET checkpoint needs, from its
+    hparams.yaml.
+    """
     import yaml
 
     if not hparams.is_file():

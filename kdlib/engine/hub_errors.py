@@ -12,8 +12,17 @@ from ..paths import did_you_mean, real_folder
 
 SETTINGS = "https://huggingface.co/settings/tokens"
 MAY_PASS = (429, 500, 502, 503, 504)
-BROKEN_OFF = ("ChunkedEncodingError", "IncompleteRead", "ProtocolError", "RemoteProtocolError", "ReadError",
-              "ReadTimeout", "ConnectionResetError", "Damaged", "ConnectionError")  # fmt: skip
+BROKEN_OFF = (
+    "ChunkedEncodingError",
+    "IncompleteRead",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "ReadError",
+    "ReadTimeout",
+    "ConnectionResetError",
+    "Damaged",
+    "ConnectionError",
+)
 DAMAGED = ("Consistency check failed", "another SHA-256", "416")
 COPIES = {
     "meta-llama/Llama-3.2-3B-Instruct": "unsloth/Llama-3.2-3B-Instruct",
@@ -39,7 +48,9 @@ class NotFound(HubError, FileNotFoundError):
 
 
 class NotHere(HubError):
-    """Not in the cache, and the hub cannot be asked."""
+    """Not in the cache, and the hub cannot be asked; `why` says why not."""
+
+    why = ""
 
 
 class Damaged(OSError):
@@ -50,7 +61,7 @@ def _address() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-# -- reading what the libraries raise ------------------------------------------------------------------
+# -- reading what the libraries raise ------------------------------------------------------------
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -63,7 +74,9 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> tuple[int, dict]:
-    """(status, headers) of the answer that an error, or one of its causes, is about; (0, {}) for none."""
+    """(status, headers) of the answer that an error, or one of its causes, is about; (0, {}) for
+    none.
+    """
     for one in _chain(error):
         answer = getattr(one, "response", None)
         if answer is not None:
@@ -92,7 +105,14 @@ def may_pass(error: BaseException) -> bool:
     status, _ = _status(error)
     if status:
         return status in MAY_PASS or (status == 416 and is_damaged(error))
-    if _numbers(error) & {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ECONNREFUSED}:
+    if _numbers(error) & {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ECONNREFUSED,
+    }:
         return False
     names = {type(one).__name__ for one in _chain(error)}
     if names & {"ProxyError", "SSLError", "OfflineModeIsEnabled"}:
@@ -116,11 +136,13 @@ def reworded(error: OSError, text: str) -> OSError:
     return type(error)(error.cause, text=text) if isinstance(error, HubError) else type(error)(text)
 
 
-# -- saying it -----------------------------------------------------------------------------------------
+# -- saying it -----------------------------------------------------------------------------------
 
 
 def explain(error: BaseException, repository, cache, *, file: str = "", known=()) -> OSError:
-    """The OSError that says of a library's error what happened to which repository, and what to do."""
+    """The OSError that says of a library's error what happened to which repository, and what to
+    do.
+    """
     if isinstance(error, HubError):
         return error
     status, headers = _status(error)
@@ -139,25 +161,32 @@ def explain(error: BaseException, repository, cache, *, file: str = "", known=()
     if "RepositoryNotFoundError" in names or code == "RepoNotFound" or status == 401:
         return _no_repository(repository, known)
     if status == 404:
-        return NotFound(f"{asked} has no file {file or 'of that name'}", "Its layout has changed: pin an older revision with @.")
+        return NotFound(
+            f"{asked} has no file {file or 'of that name'}",
+            "Its layout has changed: pin an older revision with @.",
+        )
     if status == 403:
         return _no_access(repository.id)
     if status == 429:
         return HubError(
             f"the hub has too many requests from here (429), asked for {asked}",
-            "Wait some minutes and run the same command again: it goes on. A token (`hf auth login`) raises "
-            "the limit; several jobs at once share it, so fetch before them: python -m kdlib get PROFILE NN.",
+            "Wait some minutes and run the same command again: it goes on. A token (`hf auth "
+            "login`) raises "
+            "the limit; several jobs at once share it, so fetch before them: python -m kdlib get "
+            "PROFILE NN.",
         )
     if status >= 500:
         return HubError(
             f"the hub is out of order just now ({status}), asked for {asked}",
-            "Run the same command again in some minutes: it goes on, and what is fetched already is kept. "
+            "Run the same command again in some minutes: it goes on, and what is fetched already "
+            "is kept. "
             "https://status.huggingface.co tells more.",
         )
     if is_damaged(error):
         return HubError(
             f"{file or 'a file'} of {asked} arrived damaged, several times",
-            f"Nothing of it was kept. Run the same command again; if it persists, a proxy alters it. ({reason(error)})",
+            f"Nothing of it was kept. Run the same command again; if it persists, a proxy alters "
+            f"it. ({reason(error)})",
         )
     return _cut_off(error, asked, file)
 
@@ -170,7 +199,8 @@ def _cut_off(error: BaseException, asked: str, file: str) -> HubError:
         )
     return HubError(
         f"the hub did not answer properly about {asked} ({reason(error)})",
-        "Run the same command again. On a compute node, load the module that sets its proxy, or fetch on "
+        "Run the same command again. On a compute node, load the module that sets its proxy, or "
+        "fetch on "
         "the login node first: python -m kdlib get PROFILE NN.",
     )
 
@@ -183,7 +213,11 @@ def _token() -> str | None:
 
 def _instead(name: str) -> str:
     copy = COPIES.get(name)
-    return f"Without access: {copy}, a copy that others publish under the same licence." if copy else ""
+    return (
+        f"Without access: {copy}, a copy that others publish under the same licence."
+        if copy
+        else ""
+    )
 
 
 def _gated(name: str, refused: bool) -> NotAllowed:
@@ -203,7 +237,8 @@ def _no_token(name: str) -> NotAllowed:
 def _no_access(name: str) -> NotAllowed:
     return NotAllowed(
         f"{name} is gated, and your account has no access to it yet",
-        f"Accept its licence at {_address()}/{name} (granted in minutes to a day; a fine-grained token must "
+        f"Accept its licence at {_address()}/{name} (granted in minutes to a day; a fine-grained "
+        f"token must "
         f"be allowed to read gated repositories), then run again. {_instead(name)}",
     )
 
@@ -221,7 +256,8 @@ def _no_revision(repository) -> NotFound:
     kind = "datasets/" if repository.type == "dataset" else ""
     return NotFound(
         f"{repository.id} has no revision {repository.revision or 'main'!r}",
-        f"Take a commit, tag or branch from {_address()}/{kind}{repository.id}/commits/main, or leave the "
+        f"Take a commit, tag or branch from {_address()}/{kind}{repository.id}/commits/main, or "
+        f"leave the "
         "@ out for the newest.",
     )
 
@@ -251,12 +287,16 @@ def changed(repository) -> HubError:
 
 def not_here(repository, cache, why: str) -> NotHere:
     """For a repository that is not in the cache, whole, while the hub cannot be asked."""
-    return NotHere(
+    error = NotHere(
         f"{repository.named} ({repository.kind}) is not in the cache, and {why}",
-        "Fetch first, where there is a network (a cluster's login node): python -m kdlib get PROFILE NN. On "
-        "a compute node, load the module that sets its proxy. Without any network: profile=laptop, or a "
+        "Fetch first, where there is a network (a cluster's login node): python -m kdlib get "
+        "PROFILE NN. On "
+        "a compute node, load the module that sets its proxy. Without any network: "
+        "profile=laptop, or a "
         f"copy of the same layout under {real_folder()} (KD_REAL=FOLDER). The cache is {cache}.",
     )
+    error.why = why
+    return error
 
 
 def disk_full(cache, asked: str, needed: int = 0, free: int = 0, file: str = "") -> HubError:
@@ -265,7 +305,8 @@ def disk_full(cache, asked: str, needed: int = 0, free: int = 0, file: str = "")
     what = f"{file} of {asked}" if file else asked
     return HubError(
         f"No space left for {what} under {cache}{sizes}",
-        "Free some there, or set HF_HUB_CACHE to a folder on a larger disk, and run the same command "
+        "Free some there, or set HF_HUB_CACHE to a folder on a larger disk, and run the same "
+        "command "
         "again: what is fetched already is kept.",
     )
 
@@ -273,6 +314,8 @@ def disk_full(cache, asked: str, needed: int = 0, free: int = 0, file: str = "")
 def cannot_write(cache, error: BaseException, asked: str) -> HubError:
     """For a cache that is read-only or someone else's."""
     return HubError(
-        f"the hub's cache {cache} cannot be written ({reason(error)}), and {asked} is to be fetched",
-        "Set HF_HUB_CACHE to a folder of yours, or have its owner fetch: python -m kdlib get PROFILE NN.",
+        f"the hub's cache {cache} cannot be written ({reason(error)}), and {asked} is to be "
+        f"fetched",
+        "Set HF_HUB_CACHE to a folder of yours, or have its owner fetch: python -m kdlib get "
+        "PROFILE NN.",
     )

@@ -1,11 +1,15 @@
-"""Fetch first: all that notebooks need under a profile, on a machine with a network, before any job.
+"""Fetch first: all that notebooks need under a profile, on a machine with a network, before any
+job.
 
-    python -m kdlib get full 04            # models, tokenizers, rows; checked for access before the first byte
+    python -m kdlib get full 04            # models, tokenizers, rows; checked for access before
+    the first byte
     python -m kdlib get full 04 --list     # what it would fetch, and whether it may
     python -m kdlib get lab                # every notebook
 
-Everything goes to the hub's cache (`HF_HUB_CACHE`), where a run finds it with or without a network. A fetch that was
-interrupted goes on with the same command; what is whole already is compared with the hub and left alone.
+Everything goes to the hub's cache (`HF_HUB_CACHE`), where a run finds it with or without a
+network. A fetch that was
+interrupted goes on with the same command; what is whole already is compared with the hub and left
+alone.
 """
 
 from typing import NamedTuple
@@ -17,14 +21,18 @@ from ..course.run import settings_of
 
 
 class Line(NamedTuple):
-    """One repository of the plan: the roles that it plays ("04 teacher"), and what the hub or the cache said of it."""
+    """One repository of the plan: the roles that it plays ("04 teacher"), and what the hub or the
+    cache said of it.
+    """
 
     roles: list[str]
     found: hub.Found
 
 
 def wanted(profile: str, notebooks: list[str], parameters: dict) -> dict[needs.Need, list[str]]:
-    """{need: its roles} over the notebooks, each source once. ValueError for a parameter that none of them has."""
+    """{need: its roles} over the notebooks, each source once. ValueError for a parameter that none
+    of them has.
+    """
     used, found = set(), {}
     for notebook in notebooks:
         known = settings_of(notebook, profile)
@@ -33,7 +41,9 @@ def wanted(profile: str, notebooks: list[str], parameters: dict) -> dict[needs.N
         for need in needs.of(notebook, settings_of(notebook, profile, **own)):
             found.setdefault(need._replace(role=""), []).append(f"{notebook[:2]} {need.role}")
     if unknown := sorted(set(parameters) - used):
-        raise ValueError(f"none of {', '.join(n[:2] for n in notebooks)} has a parameter {', '.join(unknown)}")
+        raise ValueError(
+            f"none of {', '.join(n[:2] for n in notebooks)} has a parameter {', '.join(unknown)}"
+        )
     return found
 
 
@@ -43,7 +53,7 @@ def plan(repositories: dict[hub.Repository, list[str]]) -> list[Line]:
     for repository, roles in repositories.items():
         try:
             lines.append(Line(roles, hub.look(repository, thorough=True, known=needs.known_ids())))
-        except hub_errors.NotHere as error:                      # no network: the others have none either
+        except hub_errors.NotHere as error:  # no network: the others have none either
             raise _no_network(error) from error
         except OSError as error:
             refused.append((repository, error))
@@ -56,12 +66,18 @@ def plan(repositories: dict[hub.Repository, list[str]]) -> list[Line]:
 
 
 def _no_network(error: OSError) -> OSError:
-    """What `get` says where nothing can be fetched; a run's advice, to fetch first, would lead in a circle."""
+    """What `get` says where nothing can be fetched; a run's advice, to fetch first, would lead in
+    a circle.
+    """
     if hub.offline():
-        return hub_errors.NotHere("HF_HUB_OFFLINE is set, so nothing can be fetched", f"Unset it and run again. ({error.cause})")
+        return hub_errors.NotHere(
+            "HF_HUB_OFFLINE is set, so nothing can be fetched",
+            f"Unset it and run again. ({error.cause})",
+        )
     return hub_errors.NotHere(
         "the hub cannot be reached from this machine",
-        "On a cluster run this command on the login node; behind a proxy set https_proxy=http://HOST:PORT (and no_proxy for "
+        "On a cluster run this command on the login node; behind a proxy set "
+        "https_proxy=http://HOST:PORT (and no_proxy for "
         f"what must not go through it). ({error.cause})",
     )
 
@@ -73,7 +89,9 @@ def _encoders(lines: list[Line], only_list: bool) -> list[Line]:
         if line.found.repository.kind != "comet":
             continue
         if not only_list:
-            hub.fetch(line.found._replace(missing=[n for n in line.found.missing if n == "hparams.yaml"]))
+            hub.fetch(
+                line.found._replace(missing=[n for n in line.found.missing if n == "hparams.yaml"])
+            )
         for name in hub.encoders(line.found.folder / "hparams.yaml"):
             found.setdefault(hub.repository(name, "tokenizer"), []).append("COMET's encoder")
     return plan(found)
@@ -99,7 +117,10 @@ def _print_plan(lines: list[Line]) -> int:
         size, left = sum(found.sizes.values()), found.bytes_missing
         state = f"{_size(left)} to fetch" if found.missing else found.note
         files = f"{len(found.sizes)} file{'s' if len(found.sizes) > 1 else ''}"
-        print(f"{', '.join(dict.fromkeys(roles))}: {found.repository.id} at {found.commit[:7]} ({files}, {_size(size)}): {state}")
+        print(
+            f"{', '.join(dict.fromkeys(roles))}: {found.repository.id} at {found.commit[:7]} "
+            f"({files}, {_size(size)}): {state}"
+        )
     left = sum(line.found.bytes_missing for line in lines)
     print(f"to fetch: {_size(left)}; free: {_size(hub.free_bytes())} under {hub.cache()}")
     return left
@@ -112,11 +133,16 @@ def _size(count: int) -> str:
     return f"{count} bytes"
 
 
-def get_profile(profile: str, notebooks: list[str], parameters: dict | None = None, *, only_list: bool = False) -> int:
-    """Check access to all, say sizes, fetch what is missing. The exit code: 1 while something has to be made by hand.
+def get_profile(
+    profile: str, notebooks: list[str], parameters: dict | None = None, *, only_list: bool = False
+) -> int:
+    """Check access to all, say sizes, fetch what is missing. The exit code: 1 while something has
+    to be made by hand.
 
-    Raises ValueError for an unknown profile, parameter or id, OSError with the cause and what to do for a repository
-    that cannot be had, a full disk, a closed cache: before the first byte, as far as that can be known.
+    Raises ValueError for an unknown profile, parameter or id, OSError with the cause and what to
+    do for a repository
+    that cannot be had, a full disk, a closed cache: before the first byte, as far as that can be
+    known.
     """
     wished = wanted(profile, notebooks, parameters or {})
     lines = plan(_merged(wished))
@@ -124,7 +150,9 @@ def get_profile(profile: str, notebooks: list[str], parameters: dict | None = No
     if lines:
         left = _print_plan(lines)
         if left > hub.free_bytes():
-            raise hub_errors.disk_full(hub.cache(), f"{len(lines)} repositories", left, hub.free_bytes())
+            raise hub_errors.disk_full(
+                hub.cache(), f"{len(lines)} repositories", left, hub.free_bytes()
+            )
     if not only_list:
         for line in lines:
             if line.found.missing:
@@ -133,9 +161,13 @@ def get_profile(profile: str, notebooks: list[str], parameters: dict | None = No
     return _by_hand(wished, profile, bool(lines), only_list)
 
 
-def _by_hand(wished: dict[needs.Need, list[str]], profile: str, any_repository: bool, only_list: bool) -> int:
+def _by_hand(
+    wished: dict[needs.Need, list[str]], profile: str, any_repository: bool, only_list: bool
+) -> int:
     """Human votes come from elsewhere; a teacher of one's own has to be trained."""
-    absent = [(need, roles) for need, roles in wished.items() if not need.on_hub and need.here is None]
+    absent = [
+        (need, roles) for need, roles in wished.items() if not need.on_hub and need.here is None
+    ]
     for need, roles in absent:
         if need.kind != "votes":
             print(f"{', '.join(roles)}: there is no {need.source}{hub.how_to_make(need.source)}")
@@ -147,6 +179,8 @@ def _by_hand(wished: dict[needs.Need, list[str]], profile: str, any_repository: 
         print(f"{len(left)} source{'s' if len(left) > 1 else ''} to make by hand")
         return 1
     if not only_list:
-        print("all is here: runs need no network (HF_HUB_OFFLINE=1)" if any_repository
-              else f"profile {profile} reads nothing from the hub here: all is on this machine")  # fmt: skip
+        if any_repository:
+            print("all is here: runs need no network (HF_HUB_OFFLINE=1)")
+        else:
+            print(f"profile {profile} reads nothing from the hub here: all is on this machine")
     return 0
