@@ -206,7 +206,9 @@ def pretended(capability: tuple[int, int] = (8, 0)):
 
     with ExitStack() as stack:
         for name, answer in _cuda(capability).items():
-            stack.enter_context(mock.patch.object(torch.cuda, name, answer))
+            for module in (torch.cuda, torch.cuda.random):  # a checkpoint asks the second for its random states
+                if hasattr(module, name):
+                    stack.enter_context(mock.patch.object(module, name, answer))
         stack.enter_context(mock.patch.object(torch.nn.Parameter, "__new__", staticmethod(marked_new)))
         hook = torch.nn.modules.module.register_module_forward_pre_hook(mode.note)
         stack.callback(hook.remove)

@@ -1,13 +1,19 @@
 """A stage's training in two processes (gloo): the record of one process, and errors in one line."""
+import ast
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 import tiny
+import torch
 
 import kdlib as kd
+from kdlib import models
 from kdlib.engine import processes
 from kdlib.__main__ import main
+from kdlib.paths import ROOT
 
 TRAINING = f"""
 import os, sys
@@ -63,6 +69,36 @@ def test_bad_counts(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("KD_NPROC", "3"), monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="batch of 8 rows cannot be shared by 3 processes"):
         tiny.arguments(tmp_path)
+
+
+class Heavy:
+    """A teacher that must not travel."""
+
+    def __reduce__(self):
+        raise RuntimeError("the teacher was handed over")
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_07_hands_over_no_teacher_whose_answers_are_stored(cached, tmp_path):
+    """Its own functions and its own call; the stage hands over instead of training."""
+    class Run:
+        def stage(self, name, function, **inputs):
+            launch.hand_over((function, inputs, 0), tmp_path / name)
+            return {"student": torch.nn.Identity()}
+
+    cells = [c["source"] for c in nbformat.read(ROOT / "notebooks" / "07_eurollama_distil.ipynb", 4).cells if c.cell_type == "code"]
+    names = {"__name__": "__main__", "run": Run(), "teacher": Heavy(), "caches": ["stored"] if cached else None, "cut": None, "end": 3,
+             "train_rows": [], "rows": {"validation": []}, "tokenizer": None, "models": models, "kd": kd, "torch": torch,
+             "settings": SimpleNamespace(method="kd", learning_rate=1e-4)}
+    for node in (node for source in cells for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)):
+        exec(ast.unparse(node), names)
+    call = next(source for source in cells if 'run.stage("student"' in source)
+    if cached:
+        exec(call, names)
+        assert (tmp_path / "student").stat().st_size > 0
+    else:
+        with pytest.raises(RuntimeError, match="the teacher was handed over"):
+            exec(call, names)
 
 
 @pytest.mark.slow

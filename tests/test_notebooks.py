@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdlib import batch
+from kdlib.__main__ import main
 from kdlib.paths import ROOT
 from kdlib.course.run import settings_of
 
@@ -97,6 +98,38 @@ def test_every_setting_is_a_parameter(path):
     call = next(node for c in code for node in ast.walk(ast.parse(c["source"]))
                 if isinstance(node, ast.Call) and ast.unparse(node.func) == "kd.start")
     assert {k.arg for k in call.keywords if ast.unparse(k.value) == k.arg} == declared, "declared and not passed on"
+
+
+# They describe the models of a profile; a parameters cell of 25 lines has no room for them.
+IN_THE_PROFILE_ALONE = {"07": {"student_layers", "end_token", "smoothing", "teacher_knows_end"},
+                        "09": {"student_width", "student_layers", "translator_layers", "learning_rate_layers"}}
+
+
+@pytest.mark.parametrize("path", LESSONS[6:10], ids=ids)
+def test_every_other_setting_is_a_parameter(path):
+    """A cluster user changes rows, lengths and models without editing a profile that is under version control."""
+    source = next(c["source"] for c in cells(path) if "parameters" in tags(c))
+    declared = {node.target.id for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)}
+    settings = set(settings_of(path.stem, "laptop")) | {"seed", "run_dir"}
+    assert declared == settings - IN_THE_PROFILE_ALONE.get(path.stem[:2], set())
+    start = next(c["source"] for c in cells(path) if "kd.start(" in c["source"])
+    call = next(node for node in ast.walk(ast.parse(start)) if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "start")
+    handed_on = {keyword.arg: keyword.value.id for keyword in call.keywords}
+    assert handed_on == {name: name for name in declared}, "each under its own name"
+
+
+@pytest.mark.parametrize("given", [
+    "07 topk=0 batch_size=2 accumulation=1 checkpointing=False comet=none test_rows=4 dtype=float16 student=unsloth/Llama-3.2-1B",
+    "07 student=layers max_length=128 max_words=20 tokenizer=unsloth/Llama-3.2-1B lora_rank=16",
+    "06 train_rows=0 tune_rows=8 validation_rows=2 max_words=8 max_length=128 batch_size=2 dtype=float32 checkpointing=true",
+    "08 train_rows=32 validation_rows=16 test_rows=2 max_length=32 epochs=1 more_epochs=1 batch_size=8 teacher=textattack/bert",
+    "09 train_rows=32 validation_rows=16 pairs=8 test_pairs=2 epochs=1 translator_epochs=1 own_from=0 batch_size=8"])
+def test_what_a_user_may_set_by_p_is_accepted_under_full(given, capsys):
+    notebook, *parameters = given.split()
+    options = [part for parameter in parameters for part in ("-p", parameter)]
+    assert main(["sbatch", notebook, "--profile", "full", *options]) == 0, capsys.readouterr().err
+    script = capsys.readouterr().out
+    assert all(parameter.partition("=")[0] in script for parameter in parameters)
 
 
 @pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=ids)
