@@ -153,7 +153,7 @@ def run(number: str, environment: dict, root: Path, changes: dict | None = None,
     parameters = SHORT[number] | (changes or {})
     given = [text for name, value in parameters.items() for text in ("-p", f"{name}={value}")]
     command = [sys.executable, "-m", "kdlib", "run", number, "--profile", "full", *given, *options]
-    root.mkdir()
+    root.mkdir(parents=True)
     began = time.perf_counter()
     with open(root / "output.txt", "w+b") as output:
         child = subprocess.Popen(
