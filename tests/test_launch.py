@@ -83,7 +83,7 @@ def test_07_hands_over_no_teacher_whose_answers_are_stored(cached, tmp_path):
     """Its own functions and its own call; the stage hands over instead of training."""
     class Run:
         def stage(self, name, function, **inputs):
-            launch.hand_over((function, inputs, 0), tmp_path / name)
+            processes.hand_over((function, inputs, 0), tmp_path / name)
             return {"student": torch.nn.Identity()}
 
     cells = [c["source"] for c in nbformat.read(ROOT / "notebooks" / "07_eurollama_distil.ipynb", 4).cells if c.cell_type == "code"]
