@@ -153,8 +153,9 @@ def wide_ids(low: torch.Tensor, high: torch.Tensor | None) -> torch.Tensor:
     if high is None:
         return ids
     high = high.numpy()
-    # packed bits have fewer columns than ids
-    if high.shape != tuple(low.shape):
+    # Packed bits have fewer columns than ids, but for a single one. There 128 is a packed bit: as a
+    # third byte it would need a vocabulary of 8 million words.
+    if high.shape != tuple(low.shape) or (high == 128).any():
         high = np.unpackbits(high, axis=1, count=low.shape[1])
     return ids + WIDE * torch.from_numpy(high.astype(np.int64))
 

@@ -62,8 +62,8 @@ def build(
     rows: encoded, unpadded, a `datasets.Dataset`. topk: 0 for a classifier; for a causal language
     model, how many words to keep of each position that `labels` does not mask (all, without
     labels). temperatures: those at which the lumped tail will be right. dtype: of a classifier's
-    logits. root: default `teacher_cache/` beside the run folders. ValueError for arguments that make
-    no sense, OSError when the disk is too small (seen with the first shard) or fills up later
+    logits. root: default `teacher_cache/` beside the run folders. ValueError for arguments without
+    sense, OSError when the disk is too small (seen with the first shard) or fills up later
     (finished shards stay and are used next time).
     """
     vocabulary = teacher.config.vocab_size
