@@ -471,6 +471,10 @@ def test_ids_survive_their_narrow_form(vocabulary):
     narrow = answers.narrow_ids(ids, vocabulary)
     assert torch.equal(answers.wide_ids(narrow["ids"], narrow.get("high")), ids)
     assert sum(v.numel() * v.element_size() for v in narrow.values()) <= 7 * 13 * 3
+    first, rest = ids[:, :1], ids[:, 1:]                  # topk=1: one column, packed or not
+    for part in (first, rest):
+        narrow = answers.narrow_ids(part, vocabulary)
+        assert torch.equal(answers.wide_ids(narrow["ids"], narrow.get("high")), part)
 
 
 def test_audit_says_how_good_the_cache_is(tmp_path, tok, rows, capsys):

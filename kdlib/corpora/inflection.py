@@ -33,7 +33,9 @@ def plural(lang, noun):
 
 def by_gender_and_number(forms, other):
     """One of [masculine, feminine, masculine plural, feminine plural]."""
-    return forms[2 * (other.number == "p") + (other.gender == "f")]
+    plural = other.number == "p"
+    feminine = other.gender == "f"
+    return forms[2 * plural + feminine]
 
 
 def agree(adjective, gender, number):
@@ -52,22 +54,26 @@ def agree(adjective, gender, number):
 
 def conjugate(lang, verb, form, other):
     """A verb in a form, agreeing with `other`."""
-    known = table("fixed")[f"{lang} verbs"].get(verb) or table("irregular")[lang].get(verb, {})
+    irregular = table("irregular")[lang].get(verb, {})
+    known = table("fixed")[f"{lang} verbs"].get(verb) or irregular
     place = 2 * (other.number == "p") + (other.person == 3)  # I, he, we, they
     forms = known.get(form)
     if form == "subjunctive" and verb.endswith("er"):
         forms = forms or known.get("present")
     if isinstance(forms, list):
         # two forms are those of the third person, singular and plural
-        return forms[place] if len(forms) == 4 else forms[(None, 0, None, 1)[place]]
+        if len(forms) == 2:
+            place = (None, 0, None, 1)[place]
+        return forms[place]
     if lang == "en":
         return regular_english(verb, form, place, known)
     stem = verb.removesuffix("er")
     if form == "participle":
-        return agree(known.get("participle", stem + "é"), other.gender, other.number)
-    if form in ("present", "subjunctive"):
-        return stem + table("endings")[form][place]
-    return known.get("future", verb) + table("endings")[form][place]
+        participle = known.get("participle", stem + "é")
+        return agree(participle, other.gender, other.number)
+    if form in ("future", "conditional"):
+        stem = known.get("future", verb)
+    return stem + table("endings")[form][place]
 
 
 def regular_english(verb, form, place, known):
@@ -76,7 +82,8 @@ def regular_english(verb, form, place, known):
         return known.get("past") or re.sub(CONSONANT_Y, "i", verb).removesuffix("e") + "ed"
     if place != 1:
         return verb
-    return re.sub(CONSONANT_Y, "ie", verb) + ("es" if verb.endswith("ss") else "s")
+    ending = "es" if verb.endswith("ss") else "s"
+    return re.sub(CONSONANT_Y, "ie", verb) + ending
 
 
 def inflect(lang, kind, word, form, other):
@@ -87,13 +94,16 @@ def inflect(lang, kind, word, form, other):
         return word.text + ("'" if word.text.endswith("s") else "'s")
     if kind == "determiners":
         forms = table("fixed")[f"{lang} determiners"][word.text]
-        return forms[other.number == "p"] if lang == "en" else by_gender_and_number(forms, other)
+        if lang == "en":
+            return forms[other.number == "p"]
+        return by_gender_and_number(forms, other)
     if kind == "nouns":
         return plural(lang, word.text) if word.number == "p" else word.text
     if kind == "adjectives" and lang == "fr":
         # a template names both places of an adjective; it stands in one of them
-        elsewhere = form and (form == "before") != word.before
-        return "" if elsewhere else agree(word.text, other.gender, other.number)
+        if form and (form == "before") != word.before:
+            return ""
+        return agree(word.text, other.gender, other.number)
     if kind == "verbs" and form:
         return conjugate(lang, word.text, form, other)
     return word.text

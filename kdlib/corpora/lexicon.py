@@ -57,7 +57,8 @@ def synonyms(side):
         found.append(Word(text, particle=particle, **tags))
     left = 1 - sum(word.share or 0 for word in found)
     found = [word if word.share else word._replace(share=left) for word in found]
-    if abs(sum(word.share for word in found) - 1) > 1e-9:
+    total = sum(word.share for word in found)
+    if abs(total - 1) > 1e-9:
         raise ValueError(f"the shares do not sum to 1: {side!r}")
     return tuple(found)
 
@@ -159,10 +160,11 @@ def rules():
             for name, expanded, share in expand(symbol, body):
                 by_symbol[name].append((len(found), share * expanded.get("share", 1)))
                 found.append(read_rule(name, expanded, share))
+    shares = {}
     for name, numbered in by_symbol.items():
         total = sum(share for _, share in numbered)
-        by_symbol[name] = [(number, share / total) for number, share in numbered]
-    return found, dict(by_symbol)
+        shares[name] = [(number, share / total) for number, share in numbered]
+    return found, shares
 
 
 @cache
@@ -172,10 +174,11 @@ def chances(symbol):
     alternatives = table("either").get(symbol)
     if alternatives is None:
         return {symbol: 1.0} if symbol in classes else dict(rules()[1][symbol])
+    total = sum(alternatives.values())
     found = defaultdict(float)
     for other, share in alternatives.items():
         for what, probability in chances(other).items():
-            found[what] += probability * share / sum(alternatives.values())
+            found[what] += probability * share / total
     return dict(found)
 
 

@@ -37,15 +37,24 @@ Setting = namedtuple("Setting", "key premises hypotheses judge")
 # -- meaning --------------------------------------------------------------------------------------
 
 
+def table(situation):
+    """What the YAML says of a situation."""
+    return words("mini_nli")["situations"][situation]
+
+
 @cache
 def worlds(situation):
     """All worlds of a situation of the YAML, as dicts of what its conditions may ask about."""
     if situation == "quantifiers":
         return herds()
-    table = words("mini_nli")["situations"][situation]
-    names = table["worlds"].keys()
-    every = [dict(zip(names, values)) for values in product(*table["worlds"].values())]
-    return [world for world in every if holds(table.get("possible", "True"), world)]
+    variables = table(situation)["worlds"]
+    possible = table(situation).get("possible", "True")
+    found = []
+    for values in product(*variables.values()):
+        world = dict(zip(variables, values))
+        if holds(possible, world):
+            found.append(world)
+    return found
 
 
 def holds(condition, world):
@@ -57,7 +66,11 @@ def holds(condition, world):
 def where(situation, condition):
     """The set of worlds in which a condition holds, as an int."""
     condition = compile(condition, situation, "eval")
-    return sum(1 << i for i, world in enumerate(worlds(situation)) if holds(condition, world))
+    found = 0
+    for i, world in enumerate(worlds(situation)):
+        if holds(condition, world):
+            found |= 1 << i
+    return found
 
 
 def sentences(situation, **values):
@@ -66,11 +79,14 @@ def sentences(situation, **values):
     A sentence without a pragmatic condition is read alike by everybody.
     """
     found = []
-    for text, literal, *pragmatic in words("mini_nli")["situations"][situation]["sentences"]:
-        text = re.sub(r"\ba (?=[aeiou])", "an ", text.format(**values))
-        conditions = [literal, *pragmatic]
+    for text, *conditions in table(situation)["sentences"]:
+        text = text.format(**values)
+        text = re.sub(r"\ba (?=[aeiou])", "an ", text)
+        text = text[0].upper() + text[1:] + "."
         sets = [where(situation, condition.format(**values)) for condition in conditions]
-        found.append(Sentence(text[0].upper() + text[1:] + ".", sets[0], sets[-1]))
+        literal = sets[0]
+        pragmatic = sets[-1]
+        found.append(Sentence(text, literal, pragmatic))
     return found
 
 
@@ -83,7 +99,7 @@ def relation(premise, hypothesis):
 
 def setting(situation, key, said):
     """A setting in which any sentence may be premise or hypothesis, judged by all readers."""
-    share = words("mini_nli")["situations"][situation]["pragmatic"]
+    share = table(situation)["pragmatic"]
 
     def judge(premise, hypothesis):
         votes = [0.0, 0.0, 0.0]
@@ -190,9 +206,9 @@ def as_drawn(situation):
     """A phenomenon that needs no more than its entry in the YAML: kinds, times, deeds, hedges."""
 
     def phenomenon(rng, w):
-        table = w["situations"][situation]
-        values = {name: rng.choice(w[of]) for name, of in table["draw"].items()}
-        key = tuple(part.format(**values) for part in table["key"])
+        drawn = table(situation)["draw"]
+        values = {name: rng.choice(w[of]) for name, of in drawn.items()}
+        key = tuple(part.format(**values) for part in table(situation)["key"])
         return setting(situation, key, sentences(situation, **values))
 
     return phenomenon

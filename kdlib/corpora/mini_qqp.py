@@ -34,18 +34,25 @@ def near(table):
 
     table: `near` (values of slots) or `near_intents`.
     """
-    return {frozenset(pair): probability for *pair, probability in words("mini_qqp")[table]}
+    found = {}
+    for x, y, probability in words("mini_qqp")[table]:
+        found[frozenset((x, y))] = probability
+    return found
 
 
 def alike(table, x, y):
     """The probability that a reader takes x and y for the same."""
-    return 1.0 if x == y else near(table).get(frozenset((x, y)), 0.0)
+    if x == y:
+        return 1.0
+    return near(table).get(frozenset((x, y)), 0.0)
 
 
 def ask(intents, question):
     """The question as text."""
     intent = intents[question.intent]
-    text = intent["ask"][question.ask].format(**dict(zip(intent["slots"], question.values)))
+    template = intent["ask"][question.ask]
+    slots = dict(zip(intent["slots"], question.values))
+    text = template.format(**slots)
     text = re.sub(r"\ba +(?=[aeio])", "an ", text)
     # an empty slot leaves a space too many
     text = re.sub(r" +", " ", text)
@@ -69,7 +76,8 @@ def same(intents, question, other):
     probability = same_values(question.values, other.values)
     if any(intents[q.intent].get("unordered") for q in (question, other)):
         first, second, *rest = other.values
-        probability = max(probability, same_values(question.values, (second, first, *rest)))
+        swapped = same_values(question.values, (second, first, *rest))
+        probability = max(probability, swapped)
     return probability * alike("near_intents", question.intent, other.intent)
 
 
@@ -96,7 +104,8 @@ def candidates(family, question, values):
         allowed = intents if change == "intent" else [question.intent]
         for changed in near_misses(change, values, slots):
             for intent in allowed:
-                for way in range(len(intents[intent]["ask"])):
+                ways = intents[intent]["ask"]
+                for way in range(len(ways)):
                     other = Question(intent, tuple(changed.values()), way)
                     if ask(intents, other) != text:
                         probability = same(intents, question, other)
@@ -110,8 +119,10 @@ def draw_question(rng, intents):
     for slot, kind in intents[intent]["slots"].items():
         choices = words("mini_qqp")["slots"][kind]
         # the same city is not asked for twice
-        values[slot] = rng.choice([v for v in choices if v not in values.values()])
-    way = rng.randrange(len(intents[intent]["ask"]))
+        free = [value for value in choices if value not in values.values()]
+        values[slot] = rng.choice(free)
+    ways = intents[intent]["ask"]
+    way = rng.randrange(len(ways))
     return Question(intent, tuple(values.values()), way), values
 
 
@@ -129,7 +140,8 @@ def pair(rng, family_name):
         by_answer[duplicate].append((change, other, votes))
     wanted = by_answer[rng.random() < DUPLICATES] or by_answer[0]
     # first the kind of change: a slot with many values must not win by their number
-    chosen = rng.choice(sorted({change for change, _, _ in wanted}))
+    changes = {change for change, _, _ in wanted}
+    chosen = rng.choice(sorted(changes))
     of_this_kind = [candidate for candidate in wanted if candidate[0] == chosen]
     _, other, votes = rng.choice(of_this_kind)
     key = (family_name, *sorted(question.values))

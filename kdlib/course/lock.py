@@ -1,4 +1,13 @@
-"""Who works in a run folder: a file with host, pids and job, taken by batch runs, seen through when its owner is dead."""
+"""Who works in a run folder: a file with host, pids and job, taken by batch runs.
+
+It is seen through when its owner is dead: by pid and start time on this machine, by Slurm on
+another.
+
+A library's lock would not do here. The file must outlive its owner, for `status` tells from it who
+ended without a word; it changes hands, for a kernel may outlive the process that took the folder;
+and a lock of the operating system holds on one node of a cluster only, depending on how the disk is
+mounted. So the file is the lock: a hard link makes it appear whole, and fails where there is one.
+"""
 
 import json
 import os
@@ -13,10 +22,13 @@ NAME = "in_use.json"
 
 
 def owner(folder: Path) -> dict | None:
-    """What the lock says, with `alive`: True, False, or None where this machine cannot know. None without a (whole) lock."""
+    """What the lock says, with `alive`: True, False, or None where this machine cannot know.
+
+    None without a (whole) lock.
+    """
     try:
-        said = json.loads((folder / NAME).read_text(encoding="utf8"))
-        return said | {"alive": _alive(said)}
+        record = json.loads((folder / NAME).read_text(encoding="utf8"))
+        return record | {"alive": _alive(record)}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -35,167 +47,180 @@ def acquire(folder: Path) -> None:
     try:
         for _ in range(100):
             with suppress(FileExistsError):
-                _link(
-                    fresh, folder / NAME
-                )  # fails where there is one: two that come at once cannot both win
+                _link(fresh, folder / NAME)
                 return
-            said = owner(folder)
-            if said and _orphan(said):
-                time.sleep(
-                    0.1
-                )  # a kernel whose papermill was killed ends itself within a second or two
-            elif said and said["alive"] is not False:
-                raise OSError(
-                    f"the run folder {folder} is in use by {name(said)}. Wait for it, or end it; if you know it to be "
-                    f"dead, delete {folder / NAME}"
-                )
-            else:
-                _remove_stale(folder, said)
-        said = owner(folder)
-        raise OSError(
-            f"the run folder {folder} "
-            + (
-                f"is in use by {name(said)}. Wait for it, or end it"
-                if said and said["alive"]
-                else f"could not be taken: {NAME} comes back; another run wants it too"
-            )
-        )
+            _make_way(folder)
+        raise OSError(_why_not(folder))
     finally:
         fresh.unlink(missing_ok=True)
 
 
+def _make_way(folder: Path) -> None:
+    """Removes a dead owner's lock, or waits a little for one that is about to end.
+
+    OSError that names a living owner.
+    """
+    record = owner(folder)
+    if record and _orphan(record):
+        # a kernel whose papermill was killed ends itself within a second or two
+        time.sleep(0.1)
+    elif record and record["alive"] is not False:
+        raise OSError(
+            f"the run folder {folder} is in use by {name(record)}. Wait for it, or end it; "
+            f"if you know it to be dead, delete {folder / NAME}"
+        )
+    else:
+        _remove_stale(folder, record)
+
+
+def _why_not(folder: Path) -> str:
+    """What to say when the folder could not be had, after all."""
+    record = owner(folder)
+    if record and record["alive"]:
+        return f"the run folder {folder} is in use by {name(record)}. Wait for it, or end it"
+    return (
+        f"the run folder {folder} could not be taken: {NAME} comes back; another run wants it too"
+    )
+
+
 def _link(fresh: Path, target: Path) -> None:
+    """Puts a whole file in its place. FileExistsError where there is one: of two that come at once,
+    one wins.
+    """
     try:
         os.link(fresh, target)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links
+    except OSError:
+        # a file system without hard links: "x" fails in the same way, but the file is empty first
         with open(target, "x", encoding="utf8") as file:
             file.write(fresh.read_text(encoding="utf8"))
 
 
 def join(folder: Path) -> None:
-    """A kernel of a batch run: its parent has taken the folder, and it belongs into the lock, for it may outlive its parent.
+    """A kernel of a batch run: its parent has taken the folder, and it belongs into the lock.
 
-    OSError when the parent is gone and another run has the folder.
+    For it may outlive its parent. OSError when the parent is gone and another run has the folder.
     """
     from ..paths import write_json
 
-    said = owner(folder)
-    if said and said["host"] == socket.gethostname() and _is_ancestor(said["pids"][0][0]):
-        write_json(
-            folder / NAME,
-            {
-                **{k: v for k, v in said.items() if k != "alive"},
-                "pids": [said["pids"][0], _pid(os.getpid())],
-            },
-        )
+    record = owner(folder)
+    if record and _is_here(record) and _is_ancestor(record["pids"][0][0]):
+        del record["alive"]
+        record["pids"] = [record["pids"][0], _pid(os.getpid())]
+        write_json(folder / NAME, record)
     else:
         refuse_if_taken(folder)
 
 
 def refuse_if_taken(folder: Path) -> None:
-    """OSError when a live batch run, not ours, has the folder: a notebook in JupyterLab must not write into it."""
-    said = owner(folder)
-    if (
-        said
-        and said["alive"]
-        and not (
-            said["host"] == socket.gethostname()
-            and any(pid == os.getpid() or _is_ancestor(pid) for pid, _ in said["pids"])
-        )
-    ):
+    """OSError when a live batch run, not ours, has the folder: a notebook in JupyterLab must not
+    write into it.
+    """
+    record = owner(folder)
+    if not record or not record["alive"]:
+        return
+    pids = [pid for pid, _ in record["pids"]]
+    ours = _is_here(record) and any(pid == os.getpid() or _is_ancestor(pid) for pid in pids)
+    if not ours:
         raise OSError(
-            f"the run folder {folder} is in use by {name(said)}. Wait for it, or take another run_dir"
+            f"the run folder {folder} is in use by {name(record)}. "
+            "Wait for it, or take another run_dir"
         )
 
 
 def release(folder: Path) -> None:
+    """Give the folder back, if it is this process's; nothing happens otherwise."""
     with suppress(OSError, ValueError, KeyError):
-        said = json.loads((folder / NAME).read_text(encoding="utf8"))
-        if said["host"] == socket.gethostname() and said["pids"][0][0] == os.getpid():
+        record = json.loads((folder / NAME).read_text(encoding="utf8"))
+        if _is_here(record) and record["pids"][0][0] == os.getpid():
             (folder / NAME).unlink()
 
 
-def name(said: dict) -> str:
-    living = [
-        pid
-        for pid, began in said["pids"]
-        if said["host"] == socket.gethostname() and _pid(pid) == [pid, began]
-    ]
-    where = f"process {(living or said['pids'][0])[0]} on {said['host']}, since {said['since']}"
-    return f"Slurm job {said['job']} ({where})" if said.get("job") else where
+def name(record: dict) -> str:
+    """An owner, as a message names it: by what the reader can end, its job or a living process."""
+    living = [pid for pid, began in record["pids"] if _is_here(record) and _runs(pid, began)]
+    pid = living[0] if living else record["pids"][0][0]
+    where = f"process {pid} on {record['host']}, since {record['since']}"
+    return f"Slurm job {record['job']} ({where})" if record.get("job") else where
 
 
 def job() -> str:
     """This Slurm job's id, as squeue and scancel take it; "" outside of one."""
     env = os.environ
-    array = (
-        f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
-        if "SLURM_ARRAY_TASK_ID" in env
-        else ""
-    )
-    return array or env.get("SLURM_JOB_ID", "")
-
-
-def _alive(said: dict) -> bool | None:
-    if said["host"] == socket.gethostname():
-        return any(_pid(pid) == [pid, began] for pid, began in said["pids"])
-    if said["job"] and said["job"] == job():
-        return False  # Slurm has started our job anew on another node: the first is gone
-    return running(said["job"]) if said["job"] else None
+    if "SLURM_ARRAY_TASK_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return env.get("SLURM_JOB_ID", "")
 
 
 def running(which: str) -> bool | None:
     """Does Slurm know this job as one that runs? None where Slurm does not answer."""
+    command = ["squeue", "-h", "-j", which, "-o", "%T"]
     try:
-        done = subprocess.run(
-            ["squeue", "-h", "-j", which, "-o", "%T"], capture_output=True, text=True, timeout=30
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode:
+        # Slurm forgets a job some minutes after its end
         return False if "Invalid job id" in done.stderr else None
     return done.stdout.strip() in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED")
 
 
+def _alive(record: dict) -> bool | None:
+    if _is_here(record):
+        return any(_runs(pid, began) for pid, began in record["pids"])
+    if record["job"] and record["job"] == job():
+        # Slurm has started our job anew on another node: the first is gone
+        return False
+    return running(record["job"]) if record["job"] else None
+
+
+def _is_here(record: dict) -> bool:
+    """Only of this machine's processes can we know anything ourselves."""
+    return record["host"] == socket.gethostname()
+
+
+def _runs(pid: int, began: float) -> bool:
+    return _pid(pid) == [pid, began]
+
+
 def _pid(pid: int) -> list | None:
-    """[pid, when it began]: a pid alone comes back after a while as another process. None if there is none, or a zombie."""
+    """[pid, when it began]; None if there is none, or a zombie.
+
+    A pid alone comes back after a while as another process.
+    """
     import psutil
 
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        return (
-            None
-            if process.status() == psutil.STATUS_ZOMBIE
-            else [pid, round(process.create_time(), 1)]
-        )
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return [pid, round(process.create_time(), 1)]
     return None
 
 
 def _is_ancestor(pid: int) -> bool:
     import psutil
 
-    return pid in [p.pid for p in psutil.Process().parents()]
+    return pid in [process.pid for process in psutil.Process().parents()]
 
 
-def _orphan(said: dict) -> bool:
+def _orphan(record: dict) -> bool:
     """Is only the kernel left of a batch run on this machine?"""
-    return bool(
-        said["alive"]
-        and said["host"] == socket.gethostname()
-        and len(said["pids"]) > 1
-        and _pid(said["pids"][0][0]) != said["pids"][0]
-    )
+    if not record["alive"] or not _is_here(record) or len(record["pids"]) < 2:
+        return False
+    return not _runs(*record["pids"][0])
 
 
-def _remove_stale(folder: Path, said: dict | None) -> None:
-    """Move a dead owner's lock away; should another process have replaced it meanwhile, put that one back."""
+def _remove_stale(folder: Path, record: dict | None) -> None:
+    """Move a dead owner's lock away; should another process have replaced it meanwhile, put that
+    one back.
+    """
     aside = folder / f"{NAME}.{os.getpid()}.stale"
+    # renamed, not deleted: of two that come at once only one gets it, and sees what it got
     with suppress(FileNotFoundError):
         os.rename(folder / NAME, aside)
-        now = json.loads(aside.read_text(encoding="utf8") or "null") if said else None
-        if said and now and now["pids"] != said["pids"]:
+        moved = json.loads(aside.read_text(encoding="utf8") or "null") if record else None
+        if moved and moved["pids"] != record["pids"]:
             with suppress(FileExistsError):
                 os.link(aside, folder / NAME)
         aside.unlink()

@@ -1,16 +1,24 @@
-"""Asking a teacher: a classifier's logits row by row, or a language model's k likeliest words token by token."""
+"""Asking a teacher: a classifier's logits, row by row, or a language model's k likeliest tokens.
+
+The teacher computes on the machine's GPU if it has one, and goes back to where it was. The answers
+come to the CPU.
+"""
+
 import inspect
 
 import numpy as np
 import torch
 
-from .device import at_work
 from ..losses import TopK, distillation_loss, topk_distillation_loss
+from .device import at_work
 from .head import logits_at
 
-TEACHER_LOGITS = "teacher_logits"                               # the column of a dataset that carries a classifier's answers
-READ = ("input_ids", "attention_mask", "token_type_ids")        # what a teacher reads of a row
-WIDE = 1 << 16                                                  # ids from here on need a 17th bit, from twice as many a third byte
+# The column of a dataset that carries a classifier's answers.
+TEACHER_LOGITS = "teacher_logits"
+# What a teacher reads of a row.
+READ = ("input_ids", "attention_mask", "token_type_ids")
+# Ids from here on need a 17th bit, from twice as many on a third byte.
+WIDE = 1 << 16
 
 
 def collator(tokenizer):
@@ -33,10 +41,11 @@ def forward_inputs(model, batch: dict) -> dict:
 
 
 def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -> np.ndarray:
-    """(rows, classes) float32: what the teacher answers to each row, in the rows' order; dropout off.
+    """(rows, classes) float32: what the teacher answers to each row, in the rows' order.
 
-    rows: a `datasets.Dataset`, or anything with a length whose rows are dicts. Rows are read longest first, so that a
-    batch holds rows of like length and memory runs out at once or not at all.
+    rows: a `datasets.Dataset`, or anything with a length whose rows are dicts. Rows are read
+    longest first, so that a batch holds rows of like length and memory runs out at once or not at
+    all. Dropout is off.
     device: where the teacher computes meanwhile; None for the machine's GPU if it has one.
     """
     with torch.inference_mode(), at_work(teacher, device):
@@ -45,123 +54,196 @@ def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -
 
 def _classifier_logits(teacher, rows, collator, batch_size: int) -> np.ndarray:
     if hasattr(rows, "column_names"):
-        rows = rows.select_columns([c for c in rows.column_names if c in READ])
-    lengths = [len(ids) for ids in rows["input_ids"]] if hasattr(rows, "column_names") else [
-        len(rows[i]["input_ids"]) for i in range(len(rows))]
+        # texts and labels need not be read from disk
+        rows = rows.select_columns([column for column in rows.column_names if column in READ])
+        lengths = [len(ids) for ids in rows["input_ids"]]
+    else:
+        lengths = [len(rows[i]["input_ids"]) for i in range(len(rows))]
     order = np.argsort(-np.asarray(lengths), kind="stable")
     answers = np.zeros((len(rows), teacher.config.num_labels), np.float32)
     was_training = teacher.training
     teacher.eval()
     for start in range(0, len(order), batch_size):
-        picked = order[start:start + batch_size]
-        batch = collator([{k: v for k, v in rows[int(i)].items() if k in READ} for i in picked])
-        batch = {k: v.to(teacher.device) for k, v in batch.items()}
-        answers[picked] = teacher(**forward_inputs(teacher, batch)).logits.float().cpu().numpy()
+        picked = order[start : start + batch_size]
+        features = []
+        for i in picked:
+            row = rows[int(i)]
+            features.append({name: value for name, value in row.items() if name in READ})
+        batch = {name: value.to(teacher.device) for name, value in collator(features).items()}
+        logits = teacher(**forward_inputs(teacher, batch)).logits
+        # back to the rows' own places
+        answers[picked] = logits.float().cpu().numpy()
     teacher.train(was_training)
     return answers
 
 
-def topk_answers(teacher, rows, k: int, temperatures: list[float], batch_size: int) -> dict[str, torch.Tensor]:
-    """For each predicted token of each row, in the rows' order: ids, log-probabilities, rests; `offsets` says where a row starts.
+def topk_answers(
+    teacher, rows, k: int, temperatures: list[float], batch_size: int
+) -> dict[str, torch.Tensor]:
+    """For each predicted token of each row, in the rows' order: ids, log-probabilities, rests.
 
-    The teacher computes on the machine's GPU if it has one; the answers are on the CPU.
+    `offsets` says where a row starts, with the end of the last one: (rows + 1,).
     """
     with torch.inference_mode(), at_work(teacher):
         return _topk_answers(teacher, rows, k, temperatures, batch_size)
 
 
-def _topk_answers(teacher, rows, k: int, temperatures: list[float], batch_size: int) -> dict[str, torch.Tensor]:
-    said, was_training = [None] * len(rows), teacher.training
+def _topk_answers(
+    teacher, rows, k: int, temperatures: list[float], batch_size: int
+) -> dict[str, torch.Tensor]:
+    answers = [None] * len(rows)
+    was_training = teacher.training
     teacher.eval()
+    # longest first, as in `teacher_logits`
     order = np.argsort([-len(ids) for ids in rows["input_ids"]], kind="stable")
     for start in range(0, len(order), batch_size):
-        picked = [int(i) for i in order[start:start + batch_size]]
-        ids = [torch.tensor(rows[i]["input_ids"]) for i in picked]
-        batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(teacher.device)      # padded on the right: no real token sees it
-        mask = torch.arange(batch.shape[1], device=batch.device)[None] < torch.tensor([len(i) for i in ids], device=batch.device)[:, None]
-        keep = torch.zeros_like(mask)
-        for row, i in enumerate(picked):
-            keep[row, predicted(rows[i]).to(batch.device)] = True
-        logits = logits_at(teacher, {"input_ids": batch, "attention_mask": mask.long()}, keep)     # no logits of prompts
-        for i, part in zip(picked, logits.split(keep.sum(1).tolist())):
-            said[i] = compress(part, k, temperatures)
+        picked = [int(i) for i in order[start : start + batch_size]]
+        batch, keep = _padded_batch([rows[i] for i in picked], teacher.device)
+        # logits of the predicted tokens only: a prompt's would be the most of them
+        logits = logits_at(teacher, batch, keep)
+        tokens_of_each_row = keep.sum(1).tolist()
+        for i, part in zip(picked, logits.split(tokens_of_each_row)):
+            answers[i] = compress(part, k, temperatures)
     teacher.train(was_training)
-    ids, logprobs, rest = (torch.cat(parts) for parts in zip(*said))
-    offsets = torch.tensor([0, *np.cumsum([len(part[0]) for part in said])])
-    return {"offsets": offsets, "logprobs": logprobs.to(torch.float16), "rest": rest} | narrow_ids(ids, teacher.config.vocab_size)
+    ids, logprobs, rest = (torch.cat(parts) for parts in zip(*answers))
+    lengths = [len(row_ids) for row_ids, _, _ in answers]
+    # half precision is off by at most 0.05 % of a log-probability
+    return {
+        "offsets": torch.tensor([0, *np.cumsum(lengths)]),
+        "logprobs": logprobs.to(torch.float16),
+        "rest": rest,
+        **narrow_ids(ids, teacher.config.vocab_size),
+    }
+
+
+def _padded_batch(rows: list[dict], device) -> tuple[dict, torch.Tensor]:
+    """The model's inputs for these rows, and a mask (rows, tokens) of the positions to answer."""
+    ids = [torch.tensor(row["input_ids"]) for row in rows]
+    # padded on the right: in a causal model no real token sees it
+    batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device)
+    lengths = torch.tensor([len(row_ids) for row_ids in ids], device=device)
+    positions = torch.arange(batch.shape[1], device=device)
+    mask = positions[None] < lengths[:, None]
+    keep = torch.zeros_like(mask)
+    for i, row in enumerate(rows):
+        keep[i, predicted(row).to(device)] = True
+    return {"input_ids": batch, "attention_mask": mask.long()}, keep
 
 
 def predicted(row: dict) -> torch.Tensor:
-    """Positions whose *next* token is to be learnt: `labels` there is not -100 (without labels: every position but the last)."""
+    """Positions whose *next* token is to be learnt: `labels` there is not -100.
+
+    Without labels, every position but the last.
+    """
     labels = torch.tensor(row.get("labels", row["input_ids"]))
     return torch.nonzero(labels[1:] != -100)[:, 0]
 
 
-def compress(logits: torch.Tensor, k: int, temperatures: list[float]) -> tuple[torch.Tensor, ...]:
-    """(tokens, vocab) → ids (tokens, k), log-probabilities (tokens, k), rests (tokens, temperatures), on the CPU; 256 tokens at a time."""
+def compress(
+    logits: torch.Tensor,
+    k: int,
+    temperatures: list[float],
+) -> tuple[torch.Tensor, ...]:
+    """(tokens, vocab) → ids (tokens, k), log-probabilities (tokens, k), rests (tokens,
+    temperatures), on the CPU.
+    """
     parts = []
+    # 256 tokens at a time: a float32 copy of 128,256 words is half a megabyte a token
     for chunk in logits.split(256):
         logprobs = torch.log_softmax(chunk.float(), -1)
         kept, ids = logprobs.topk(k, sorted=True)
+        # overwritten in place: what was kept counts for nothing in the rest
         others = logprobs.scatter_(-1, ids, -torch.inf)
-        parts.append([ids.cpu(), kept.cpu(), torch.stack([torch.logsumexp(others / t, -1) for t in temperatures], -1).cpu()])
-    empty = [torch.zeros(0, k, dtype=torch.long), torch.zeros(0, k), torch.zeros(0, len(temperatures))]
-    return tuple(torch.cat(column) for column in zip(*parts)) if parts else tuple(empty)
+        rests = [torch.logsumexp(others / t, -1) for t in temperatures]
+        parts.append([ids.cpu(), kept.cpu(), torch.stack(rests, -1).cpu()])
+    if not parts:
+        # a row without predicted tokens: nothing, in the shapes of something
+        no_ids = torch.zeros(0, k, dtype=torch.long)
+        return no_ids, torch.zeros(0, k), torch.zeros(0, len(temperatures))
+    return tuple(torch.cat(column) for column in zip(*parts))
 
 
 def narrow_ids(ids: torch.Tensor, vocabulary: int) -> dict[str, torch.Tensor]:
-    """Two bytes an id, and beyond 65,536 words their 17th bits packed by eight (a third byte beyond 131,072)."""
+    """Two bytes an id, and beyond 65,536 words their 17th bits packed by eight (a third byte beyond
+    131,072).
+    """
     low = {"ids": (ids % WIDE).to(torch.uint16)}
     if vocabulary <= WIDE:
         return low
     high = (ids // WIDE).to(torch.uint8).numpy()
-    return low | {"high": torch.from_numpy(np.packbits(high, axis=1) if vocabulary <= 2 * WIDE else high)}
+    # up to 131,072 words `high` is 0 or 1
+    if vocabulary <= 2 * WIDE:
+        high = np.packbits(high, axis=1)
+    return low | {"high": torch.from_numpy(high)}
 
 
 def wide_ids(low: torch.Tensor, high: torch.Tensor | None) -> torch.Tensor:
+    """The ids that `narrow_ids` took apart, as int64."""
     ids = low.long()
     if high is None:
         return ids
     high = high.numpy()
-    bits = high if high.shape == tuple(low.shape) else np.unpackbits(high, axis=1, count=low.shape[1])
-    return ids + WIDE * torch.from_numpy(bits.astype(np.int64))
+    # Packed bits have fewer columns than ids, but for a single one. There 128 is a packed bit: as a
+    # third byte it would need a vocabulary of 8 million words.
+    if high.shape != tuple(low.shape) or (high == 128).any():
+        high = np.unpackbits(high, axis=1, count=low.shape[1])
+    return ids + WIDE * torch.from_numpy(high.astype(np.int64))
 
 
 @torch.inference_mode(False)
 def compare_topk(cache, teacher, rows, places, student=None) -> dict[str, float]:
-    """What `teacher_cache.audit` says of a language model: cached against dense, token by token, on the same rows."""
+    """What `teacher_cache.audit` says of a language model: cached against dense, token by token."""
     dense = _logits_row_by_row(teacher, rows)
-    pupil = None if student is None else _logits_row_by_row(student, rows)
-    planned, found = cache.manifest["key"]["temperatures"], {"tokens": len(dense)}
+    student_logits = None if student is None else _logits_row_by_row(student, rows)
+    planned = cache.manifest["key"]["temperatures"]
     kept = cache.topk(places, planned[0])
-    found["largest difference of a log-probability"] = (torch.log_softmax(dense, -1).gather(-1, kept.ids) - kept.logprobs).abs().max().item()
+    dense_logprobs = torch.log_softmax(dense, -1).gather(-1, kept.ids)
+    difference = (dense_logprobs - kept.logprobs).abs().max().item()
+    found = {"tokens": len(dense), "largest difference of a log-probability": difference}
     for t in planned:
         share = cache.manifest["lump"][str(t)]["mean"]
-        found[f"T = {t:g}: share in the lump"], found[f"T = {t:g}: gradient off by at most"] = share, 2 * t * share
-        if pupil is not None:
-            found[f"T = {t:g}: cosine to the dense gradient"] = gradient_cosine(pupil, dense, cache.topk(places, t), t)
+        found[f"T = {t:g}: share in the lump"] = share
+        found[f"T = {t:g}: gradient off by at most"] = 2 * t * share
+        if student_logits is not None:
+            cosine = gradient_cosine(student_logits, dense, cache.topk(places, t), t)
+            found[f"T = {t:g}: cosine to the dense gradient"] = cosine
     return found
 
 
 @torch.no_grad()
 def _logits_row_by_row(model, rows) -> torch.Tensor:
-    """(tokens, vocab) float32 on the CPU: the model's logits at each predicted token, one row a forward; dropout off."""
-    parts, was_training = [], model.training
+    """(tokens, vocab) float32, on the CPU: a model's logits at the predicted tokens of the rows."""
+    parts = []
+    was_training = model.training
     model.eval()
     with at_work(model):
         for row in rows:
-            logits = model(input_ids=torch.tensor([row["input_ids"]], device=model.device)).logits
+            # one row at a time: no padding that could be to blame for a difference
+            ids = torch.tensor([row["input_ids"]], device=model.device)
+            logits = model(input_ids=ids).logits
             parts.append(logits[0, predicted(row).to(logits.device)].float().cpu())
     model.train(was_training)
     return torch.cat(parts)
 
 
-def gradient_cosine(student_logits: torch.Tensor, teacher_logits: torch.Tensor, kept: TopK, temperature: float) -> float:
-    """Between the gradients of the KD loss with respect to the student's logits (tokens, vocab): cached and dense teacher."""
-    labels = torch.zeros(len(student_logits), dtype=torch.long)
-    grads = []
-    for loss, teacher in ((distillation_loss, teacher_logits), (topk_distillation_loss, kept)):
+def gradient_cosine(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    kept: TopK,
+    temperature: float,
+) -> float:
+    """Between the gradients of the KD loss under a cached and under a dense teacher.
+
+    With respect to the student's logits (tokens, vocab).
+    """
+    labels = torch.zeros(len(student_logits), dtype=torch.long)  # only the KD part is looked at
+    gradients = []
+    for loss, teacher in (
+        (distillation_loss, teacher_logits),
+        (topk_distillation_loss, kept),
+    ):
         logits = student_logits.detach().clone().requires_grad_()
         loss(logits, teacher, labels, temperature=temperature, alpha=1.0).kd.backward()
-        grads.append(logits.grad.flatten().double())
-    return torch.nn.functional.cosine_similarity(*grads, dim=0).item()
+        # in float64: the cosine of equal directions should say 1, not 0.9999998
+        gradients.append(logits.grad.flatten().double())
+    return torch.nn.functional.cosine_similarity(*gradients, dim=0).item()
