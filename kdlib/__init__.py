@@ -28,7 +28,7 @@ _MODULES = {
     "measure": "tools.measure",
     "memory": "tools.memory",
     "methods": "methods",
-    "metrics": "metrics",
+    "metrics": "engine.metrics",
     "models": "models",
     "onpolicy": "onpolicy",
     "parliament": "corpora.miniparl",

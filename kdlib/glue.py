@@ -100,7 +100,7 @@ def encode(data, tokenizer, task: Task, *, max_length: int = 128, keep: tuple[st
 
 def compute_metrics(prediction) -> dict[str, float]:
     """For Trainer: accuracy and macro-F1 from (logits, labels). Macro-F1 is what unmasks a model with one answer for all."""
-    from .metrics import F1, Accuracy
+    from .engine.metrics import F1, Accuracy
     logits, labels = prediction
     guesses = np.asarray(logits).argmax(-1)
     return (Accuracy().compute(predictions=guesses, references=labels)
