@@ -9,6 +9,7 @@ The rooms: `drawing` (style, saving, what figures share), a module a chapter (`i
 `widgets` and `legend` (for a notebook's screen).
 """
 
+# ruff: noqa: F401  (this is the door: what `figures.` offers)
 from ..paths import did_you_mean
 from .beyond import claims, cover_or_seek, hidden_states, two_modes
 from .drawing import FORMATS, LINES, MARKERS, STYLES, bars, lines, save_fig, show, style
@@ -63,8 +64,6 @@ from .llama import (
     vocabulary_cost,
 )
 from .slides import FIGURES
-
-__all__ = [name for name in dir() if not name.startswith("_")]
 
 
 def __getattr__(name: str):
