@@ -1,4 +1,5 @@
 """figures: no picture without words, equal bytes for equal data, and a redraw that says where each came from."""
+
 import json
 import struct
 import subprocess
@@ -65,10 +66,25 @@ def stored(tmp_path, monkeypatch):
     for module in (results, runs):
         monkeypatch.setattr(module, "DATA", tmp_path / "data")
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    table = pd.DataFrame({"method": ["ce", "kd", "kd"], "seed": [0, 0, 1], "accuracy": [0.5, 0.6, 0.7], "teacher_accuracy": 0.8})
-    record = {"notebook": "04_distilbert_mnli", "profile": "laptop", "seed": 0, "settings": {}, "results": {},
-              "tables": {"methods": json.loads(table.to_json(orient="records"))}}
-    write_json(tmp_path / "data" / "results" / "04_distilbert_mnli" / "laptop.json", {"records": [record]})
+    table = pd.DataFrame(
+        {
+            "method": ["ce", "kd", "kd"],
+            "seed": [0, 0, 1],
+            "accuracy": [0.5, 0.6, 0.7],
+            "teacher_accuracy": 0.8,
+        }
+    )
+    record = {
+        "notebook": "04_distilbert_mnli",
+        "profile": "laptop",
+        "seed": 0,
+        "settings": {},
+        "results": {},
+        "tables": {"methods": json.loads(table.to_json(orient="records"))},
+    }
+    write_json(
+        tmp_path / "data" / "results" / "04_distilbert_mnli" / "laptop.json", {"records": [record]}
+    )
     return tmp_path
 
 
@@ -76,11 +92,31 @@ def test_redraw(stored):
     plt.close("all")
     manifest = figures.redraw(stored / "out")
     drawn = manifest[manifest["files"].str.len() > 0]
-    assert drawn["figure"].tolist() == ["methods"] and set(manifest["figure"]) == set(figures.FIGURES)
-    assert {p.name for p in (stored / "out").iterdir()} == {"methods.svg", "methods.png", "methods.pdf", "manifest.json", "README.md", "index.html"}
-    entry = next(e for e in json.loads((stored / "out" / "manifest.json").read_text()) if e["figure"] == "methods")
-    assert entry["notebook"] == "notebooks/04_distilbert_mnli.ipynb" and entry["data"] == "data/results/04_distilbert_mnli/laptop.json"
-    assert entry["alt"] == figures.methods.alt and entry["files"] == ["methods.svg", "methods.png", "methods.pdf"]
+    assert drawn["figure"].tolist() == ["methods"] and set(manifest["figure"]) == set(
+        figures.FIGURES
+    )
+    assert {p.name for p in (stored / "out").iterdir()} == {
+        "methods.svg",
+        "methods.png",
+        "methods.pdf",
+        "manifest.json",
+        "README.md",
+        "index.html",
+    }
+    entry = next(
+        e
+        for e in json.loads((stored / "out" / "manifest.json").read_text())
+        if e["figure"] == "methods"
+    )
+    assert (
+        entry["notebook"] == "notebooks/04_distilbert_mnli.ipynb"
+        and entry["data"] == "data/results/04_distilbert_mnli/laptop.json"
+    )
+    assert entry["alt"] == figures.methods.alt and entry["files"] == [
+        "methods.svg",
+        "methods.png",
+        "methods.pdf",
+    ]
     gallery = (stored / "out" / "README.md").read_text()
     assert f"![{figures.methods.alt}](methods.png)" in gallery and "learning_curves" not in gallery
     before = {p.name: p.read_bytes() for p in (stored / "out").iterdir()}
@@ -98,36 +134,91 @@ def test_redraw_without_any_stored_table(tmp_path, monkeypatch):
 
 
 def test_lines_show_the_spread_only_where_there_is_one():
-    table = pd.DataFrame({"x": [1, 2, 1, 2, 1, 2], "y": [1.0, 2, 3, 4, 5, 6], "who": ["a", "a", "a", "a", "b", "b"]})
+    table = pd.DataFrame(
+        {"x": [1, 2, 1, 2, 1, 2], "y": [1.0, 2, 3, 4, 5, 6], "who": ["a", "a", "a", "a", "b", "b"]}
+    )
     fig, ax = plt.subplots()
     figures.lines(ax, table, "x", "y", "who", names={"a": "A"})
     assert [line.get_label() for line in ax.lines] == ["A", "b"] and len(ax.collections) == 1
     assert ax.lines[0].get_ydata().tolist() == [2.0, 3.0]
-    assert ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle() and ax.lines[0].get_marker() != ax.lines[1].get_marker()
+    assert (
+        ax.lines[0].get_linestyle() != ax.lines[1].get_linestyle()
+        and ax.lines[0].get_marker() != ax.lines[1].get_marker()
+    )
     plt.close(fig)
 
 
 def test_another_profiles_figures_do_not_empty_the_gallery(tmp_path, monkeypatch):
     from kdlib.__main__ import main
+
     gallery = runs.ROOT / "figures" / "manifest.json"
     before = gallery.read_bytes()
     monkeypatch.setenv("KD_RUNS", str(tmp_path))
     with pytest.raises(SystemExit):
         main(["figures", "--profile", "lapto"])
-    main(["figures", "--profile", "smoke"])                               # no record is stored under smoke: all are missing
-    assert gallery.read_bytes() == before and (tmp_path / "figures-smoke" / "manifest.json").exists()
+    main(["figures", "--profile", "smoke"])  # no record is stored under smoke: all are missing
+    assert (
+        gallery.read_bytes() == before and (tmp_path / "figures-smoke" / "manifest.json").exists()
+    )
 
 
 def limits_tables():
-    plane = pd.DataFrame([{"model": model, "method": method, "one_scale": "one" in method, "megabytes": mb, "quality": quality, "measure": "BLEU"}
-                          for model in ("a", "b") for method, mb, quality in (("fp32", 3.1, 83), ("int8 dynamic", 1.3, 83), ("3 bits, one step", 1.0, 20), ("3 bits, groups of 32", 1.0, 79))])
-    kinds = pd.DataFrame([{"model": model, "kind": kind, "bits": bits, "kl": kl / bits, "share": 0.2}
-                          for model in ("a", "b") for kind, kl in (("value", 0.0), ("head", 1.0)) for bits in (2, 3)])
-    few = pd.DataFrame([{"student": name, "seed": seed, "accuracy": 50.0 + seed, "floats": 60.0} for name in ("rounded", "on the grid") for seed in (0, 1)])
-    memory = pd.DataFrame([{"gpu": gpu, "gpu_gb": gb, "recipe": recipe, "total": total, **dict.fromkeys(
-        ("weights", "gradients", "optimiser", "activations", "logits", "teacher"), total / 5)}
-        for recipe, total in (("plain", 38.0), ("+ cache", 30.0)) for gpu, gb in (("P100", 16), ("A100-80", 80), ("H100", 80), ("V100", 32))])
-    return {"quantisation_plane": plane, "layer_sensitivity": kinds, "into_few_bits": few, "memory_bars": memory}
+    plane = pd.DataFrame(
+        [
+            {
+                "model": model,
+                "method": method,
+                "one_scale": "one" in method,
+                "megabytes": mb,
+                "quality": quality,
+                "measure": "BLEU",
+            }
+            for model in ("a", "b")
+            for method, mb, quality in (
+                ("fp32", 3.1, 83),
+                ("int8 dynamic", 1.3, 83),
+                ("3 bits, one step", 1.0, 20),
+                ("3 bits, groups of 32", 1.0, 79),
+            )
+        ]
+    )
+    kinds = pd.DataFrame(
+        [
+            {"model": model, "kind": kind, "bits": bits, "kl": kl / bits, "share": 0.2}
+            for model in ("a", "b")
+            for kind, kl in (("value", 0.0), ("head", 1.0))
+            for bits in (2, 3)
+        ]
+    )
+    few = pd.DataFrame(
+        [
+            {"student": name, "seed": seed, "accuracy": 50.0 + seed, "floats": 60.0}
+            for name in ("rounded", "on the grid")
+            for seed in (0, 1)
+        ]
+    )
+    memory = pd.DataFrame(
+        [
+            {
+                "gpu": gpu,
+                "gpu_gb": gb,
+                "recipe": recipe,
+                "total": total,
+                **dict.fromkeys(
+                    ("weights", "gradients", "optimiser", "activations", "logits", "teacher"),
+                    total / 5,
+                ),
+            }
+            for recipe, total in (("plain", 38.0), ("+ cache", 30.0))
+            for gpu, gb in (("P100", 16), ("A100-80", 80), ("H100", 80), ("V100", 32))
+        ]
+    )
+    return {
+        "quantisation_plane": plane,
+        "layer_sensitivity": kinds,
+        "into_few_bits": few,
+        "memory_bars": memory,
+    }
 
 
 @pytest.mark.parametrize("name, table", limits_tables().items())
@@ -137,22 +228,36 @@ def test_the_figures_of_limits(name, table):
     for part in (table, table[table["seed"] == 0] if "seed" in table else table.iloc[::-1]):
         fig = figures.FIGURES[name](part)
         fig.canvas.draw()
-        said = " ".join(t.get_text() for ax in fig.axes for t in (*ax.texts, *ax.get_yticklabels(), ax.title))
-        for word in {"quantisation_plane": ("fp32", "3 bits, one step"), "layer_sensitivity": ("value", "head"), "into_few_bits": ("on the grid",), "memory_bars": ("38.0 GB", "P100", "+ cache")}[name]:
+        said = " ".join(
+            t.get_text() for ax in fig.axes for t in (*ax.texts, *ax.get_yticklabels(), ax.title)
+        )
+        for word in {
+            "quantisation_plane": ("fp32", "3 bits, one step"),
+            "layer_sensitivity": ("value", "head"),
+            "into_few_bits": ("on the grid",),
+            "memory_bars": ("38.0 GB", "P100", "+ cache"),
+        }[name]:
             assert word in said
         plt.close(fig)
 
 
 # -- the command: slides from records -------------------------------------------------------------------------------------
 
+
 def test_same_bytes_twice_in_each_format_also_from_two_processes(tmp_path):
     for name, jobs in (("one", 1), ("two", 2)):
-        table = gallery.redraw(tmp_path / name, notebooks=("00", "01"), formats=drawing.FORMATS, jobs=jobs)
+        table = gallery.redraw(
+            tmp_path / name, notebooks=("00", "01"), formats=drawing.FORMATS, jobs=jobs
+        )
     assert (table["files"].str.len() == 4).all() and len(table) >= 5
     files = sorted(p.name for p in (tmp_path / "one").iterdir())
-    assert files == sorted(p.name for p in (tmp_path / "two").iterdir()) and {f[-3:] for f in files} >= {"png", "svg", "pdf", "csv"}
+    assert files == sorted(p.name for p in (tmp_path / "two").iterdir()) and {
+        f[-3:] for f in files
+    } >= {"png", "svg", "pdf", "csv"}
     for name in files:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), (
+            name
+        )
 
 
 @pytest.mark.parametrize("style", drawing.STYLES)
@@ -162,7 +267,9 @@ def test_the_styles(tmp_path, style):
     picture = plt.imread(tmp_path / "why_t_squared.png")
     assert (abs(picture.shape[1] / picture.shape[0] - 16 / 9) < 0.01) == (style != "paper")
     assert (picture[2, 2, :3].mean() < 0.2) == (style == "dark")
-    assert plt.rcParams["axes.facecolor"] == "white" and drawing.palette() == drawing.LIGHT, "the style leaked"
+    assert plt.rcParams["axes.facecolor"] == "white" and drawing.palette() == drawing.LIGHT, (
+        "the style leaked"
+    )
 
 
 def test_letters_on_slides_are_large_enough_and_inside():
@@ -178,17 +285,35 @@ def test_letters_on_slides_are_large_enough_and_inside():
         fig = draw(table)
         drawing.on_slide(fig, gallery.corpus(name))
         fig.draw_without_rendering()
-        corner = [t.get_window_extent() for t in fig.texts if t.get_text() == gallery.corpus(name) != ""]
-        assert len(corner) == (gallery.corpus(name) != "") and not any(ax.get_tightbbox().overlaps(one) for ax in fig.axes for one in corner), name
+        corner = [
+            t.get_window_extent() for t in fig.texts if t.get_text() == gallery.corpus(name) != ""
+        ]
+        assert len(corner) == (gallery.corpus(name) != "") and not any(
+            ax.get_tightbbox().overlaps(one) for ax in fig.axes for one in corner
+        ), name
         width, height = fig.canvas.get_width_height()
-        ticks = {id(t) for one in fig.axes for ax in (one, *one.child_axes) for axis in (ax.xaxis, ax.yaxis) for t in axis.findobj(drawing.matplotlib.text.Text) if t is not axis.label}
+        ticks = {
+            id(t)
+            for one in fig.axes
+            for ax in (one, *one.child_axes)
+            for axis in (ax.xaxis, ax.yaxis)
+            for t in axis.findobj(drawing.matplotlib.text.Text)
+            if t is not axis.label
+        }
         for text in fig.findobj(drawing.matplotlib.text.Text):
             if text.get_text().strip() and text.get_visible():
-                assert text.get_fontsize() * (13 + 1 / 3) / drawing.CANVAS[0] >= 17.99, (name, text.get_text())
+                assert text.get_fontsize() * (13 + 1 / 3) / drawing.CANVAS[0] >= 17.99, (
+                    name,
+                    text.get_text(),
+                )
                 box = text.get_window_extent()
-                if id(text) not in ticks:                              # those outside the limits are not drawn
-                    assert text.get_text() == gallery.corpus(name) or not any(box.overlaps(one) for one in corner), (name, text.get_text())
-                    assert box.x0 > -8 and box.x1 < width + 8 and box.y0 > -8 and box.y1 < height + 8, (name, text.get_text(), box)
+                if id(text) not in ticks:  # those outside the limits are not drawn
+                    assert text.get_text() == gallery.corpus(name) or not any(
+                        box.overlaps(one) for one in corner
+                    ), (name, text.get_text())
+                    assert (
+                        box.x0 > -8 and box.x1 < width + 8 and box.y0 > -8 and box.y1 < height + 8
+                    ), (name, text.get_text(), box)
         plt.close(fig)
         seen += 1
     drawing.style()
@@ -197,75 +322,143 @@ def test_letters_on_slides_are_large_enough_and_inside():
 
 def test_every_figure_has_its_place_among_the_slides():
     chapters = (slides.ideas, slides.glue, slides.llama, slides.limits, slides.beyond)
-    marked = {name for chapter in chapters for name, it in vars(chapter).items() if hasattr(it, "notebook")}
+    marked = {
+        name
+        for chapter in chapters
+        for name, it in vars(chapter).items()
+        if hasattr(it, "notebook")
+    }
     assert marked == set(figures.FIGURES), "give the figure its place in slides.SLIDES"
     assert all(draw.title for draw in slides.SLIDES)
     assert all(getattr(figures, name) is draw for name, draw in figures.FIGURES.items())
     names = gallery.chosen((), "laptop")
     assert names == [draw.__name__ for draw in slides.SLIDES]
-    assert gallery.chosen(("04", "05_distilbert_qqp"), "laptop") == [n for n in names if figures.FIGURES[n].notebook[:2] in ("04", "05")]
+    assert gallery.chosen(("04", "05_distilbert_qqp"), "laptop") == [
+        n for n in names if figures.FIGURES[n].notebook[:2] in ("04", "05")
+    ]
 
 
 def test_every_picture_names_its_corpus_or_is_known_to_have_none():
     """A synthetic corpus is always named as what it is, and twins are told apart by their picture alone."""
-    known = {"MiniNLI, synthetic", "MiniQQP, synthetic", "MiniParl, synthetic", "MiniNLI and MiniParl, synthetic", "real MNLI rows", "real QQP rows", "real QQP and MNLI rows",
-             "real MNLI rows; MiniParl, synthetic", "human votes (ChaosNLI, real)", "an estimate"}
+    known = {
+        "MiniNLI, synthetic",
+        "MiniQQP, synthetic",
+        "MiniParl, synthetic",
+        "MiniNLI and MiniParl, synthetic",
+        "real MNLI rows",
+        "real QQP rows",
+        "real QQP and MNLI rows",
+        "real MNLI rows; MiniParl, synthetic",
+        "human votes (ChaosNLI, real)",
+        "an estimate",
+    }
     told = {name: gallery.corpus(name) for name in figures.FIGURES}
     # No corpus stands behind the first five, and the others name theirs in panels, rows or legend.
-    unnamed = {"teacher_and_student", "softening", "pulls", "two_modes", "vocabulary_cost",
-               "nearer_then_farther", "mnli_rates", "qqp_rates", "eurollama_rates", "translations", "claims"}
-    assert {name for name, corpus in told.items() if not corpus} == unnamed and set(told.values()) - {""} == known
+    unnamed = {
+        "teacher_and_student",
+        "softening",
+        "pulls",
+        "two_modes",
+        "vocabulary_cost",
+        "nearer_then_farther",
+        "mnli_rates",
+        "qqp_rates",
+        "eurollama_rates",
+        "translations",
+        "claims",
+    }
+    assert {name for name, corpus in told.items() if not corpus} == unnamed and set(
+        told.values()
+    ) - {""} == known
     for twin in ("confusion", "reliability"):
         assert (told[twin], told[f"{twin}_qqp"]) == ("MiniQQP, synthetic", "real QQP rows")
-    assert (told["methods"], told["methods_mnli"], told["dark_knowledge_people"]) == ("MiniNLI, synthetic", "real MNLI rows", "human votes (ChaosNLI, real)")
-    assert gallery.corpus("methods", "lab") == "real MNLI rows" and gallery.corpus("translators", "lab") == "real Europarl pairs" and gallery.corpus("race", "lab") == "MiniNLI, synthetic"
+    assert (told["methods"], told["methods_mnli"], told["dark_knowledge_people"]) == (
+        "MiniNLI, synthetic",
+        "real MNLI rows",
+        "human votes (ChaosNLI, real)",
+    )
+    assert (
+        gallery.corpus("methods", "lab") == "real MNLI rows"
+        and gallery.corpus("translators", "lab") == "real Europarl pairs"
+        and gallery.corpus("race", "lab") == "MiniNLI, synthetic"
+    )
 
 
 @pytest.mark.parametrize("style", drawing.STYLES)
 def test_the_corpus_stands_in_the_picture(stored, monkeypatch, style):
     kept = []
-    monkeypatch.setattr(drawing, "save_fig", lambda fig, name, **kw: kept.append((name, [t.get_text() for t in fig.texts])) or [])
+    monkeypatch.setattr(
+        drawing,
+        "save_fig",
+        lambda fig, name, **kw: kept.append((name, [t.get_text() for t in fig.texts])) or [],
+    )
     gallery.redraw(stored / "out", notebooks=("04",), formats=("png",), style=style)
     assert kept == [("methods", ["MiniNLI, synthetic"])]
-    assert not figures.methods(pd.DataFrame({"method": ["kd"], "seed": 0, "accuracy": 0.5, "teacher_accuracy": 0.6})).texts, "a notebook's prose names its corpus"
+    assert not figures.methods(
+        pd.DataFrame({"method": ["kd"], "seed": 0, "accuracy": 0.5, "teacher_accuracy": 0.6})
+    ).texts, "a notebook's prose names its corpus"
     plt.close("all")
 
 
 def test_the_gallery_names_the_corpus_in_words(stored):
     gallery.redraw(stored / "out", notebooks=("04",), formats=("png",))
-    entry = next(e for e in json.loads((stored / "out" / "manifest.json").read_text()) if e["figure"] == "methods")
+    entry = next(
+        e
+        for e in json.loads((stored / "out" / "manifest.json").read_text())
+        if e["figure"] == "methods"
+    )
     assert entry["corpus"] == "MiniNLI, synthetic"
-    assert all("Rows: MiniNLI, synthetic. From" in (stored / "out" / page).read_text() for page in ("README.md", "index.html"))
+    assert all(
+        "Rows: MiniNLI, synthetic. From" in (stored / "out" / page).read_text()
+        for page in ("README.md", "index.html")
+    )
 
 
 @pytest.mark.parametrize("file, corpus", [("laptop", "true distribution"), ("lab", "100 people")])
 def test_whose_entropy_it_is_is_said(file, corpus):
     """The stored records of notebook 01: synthetic rows have a true distribution, real ones have people."""
-    table = gallery.Stored(file).table("01_soft_targets", "dark_knowledge_or_smoothing").drop(columns="who", errors="ignore")
-    ax = figures.dark_knowledge_or_smoothing(table if file == "laptop" else table.assign(who="100 people")).axes[0]
+    table = (
+        gallery.Stored(file)
+        .table("01_soft_targets", "dark_knowledge_or_smoothing")
+        .drop(columns="who", errors="ignore")
+    )
+    ax = figures.dark_knowledge_or_smoothing(
+        table if file == "laptop" else table.assign(who="100 people")
+    ).axes[0]
     assert corpus in ax.get_ylabel() and any(corpus in t.get_text() for t in ax.texts)
     plt.close("all")
 
 
 def test_the_stored_race_is_plausible():
     """Half of the layers and the same embeddings: nearly twice as fast. More than three times is another program's noise."""
-    table = gallery.Stored("laptop").table("00_start_here", "race").set_index("model")["milliseconds"]
+    table = (
+        gallery.Stored("laptop").table("00_start_here", "race").set_index("model")["milliseconds"]
+    )
     assert 1 < table["teacher"] / table["student"] < 3
 
 
 def test_what_the_alt_of_the_plane_says_is_so():
     """8 and 4 bits are smaller and not faster; bf16 is smaller and faster: in the means that are drawn."""
     table = figures.speed_size_quality.data(gallery.Stored("laptop"))
-    assert "8 and 4 bits make either smaller, not faster; bf16 makes it both" in figures.speed_size_quality.alt and "fp16" not in set(table["method"])
+    assert (
+        "8 and 4 bits make either smaller, not faster; bf16 makes it both"
+        in figures.speed_size_quality.alt
+        and "fp16" not in set(table["method"])
+    )
     for _, part in table.groupby("model"):
         of = part.set_index("method")
-        assert (of["mb_packed"].drop("fp32") < of["mb_packed"]["fp32"]).all() and of["time"]["bf16"] < of["time"]["fp32"]
+        assert (of["mb_packed"].drop("fp32") < of["mb_packed"]["fp32"]).all() and of["time"][
+            "bf16"
+        ] < of["time"]["fp32"]
         assert (of["time"].drop(["fp32", "bf16"]) > of["time"]["fp32"]).all()
 
 
 def test_what_the_alts_of_the_learning_curves_say_is_so():
     """On real rows a hundredth of the rate does not creep: nothing of the synthetic curves' alt holds there."""
-    for notebook, name, most in (("04_distilbert_mnli", "learning_curves_mnli", 0.001), ("05_distilbert_qqp", "learning_curves_qqp", 0.0035)):
+    for notebook, name, most in (
+        ("04_distilbert_mnli", "learning_curves_mnli", 0.001),
+        ("05_distilbert_qqp", "learning_curves_qqp", 0.0035),
+    ):
         table = gallery.Stored("laptop").table(notebook, "learning_curves", "lab")
         fallen = {}
         for rate, part in table[table["split"] == "validation"].groupby("learning_rate"):
@@ -279,10 +472,16 @@ def test_what_the_alts_of_the_learning_curves_say_is_so():
 def test_the_real_heat_map_says_who_stayed_at_chance():
     """A colour scale of its own for each panel, and no signed zero."""
     table = figures.temperature_and_alpha_real.data(gallery.Stored("laptop"))
-    assert table.groupby("corpus")["at_chance"].mean().round(2).to_dict() == {"MNLI": 0.67, "QQP": 0.0}
+    assert table.groupby("corpus")["at_chance"].mean().round(2).to_dict() == {
+        "MNLI": 0.67,
+        "QQP": 0.0,
+    }
     fig = figures.temperature_and_alpha_real(table)
     panels = {ax.get_title().split(",")[0]: ax for ax in fig.axes if ax.get_title()}
-    assert "2 of 3 on labels alone: at chance" in panels["MNLI"].get_title() and "chance" not in panels["QQP"].get_title()
+    assert (
+        "2 of 3 on labels alone: at chance" in panels["MNLI"].get_title()
+        and "chance" not in panels["QQP"].get_title()
+    )
     assert panels["QQP"].images[0].get_clim()[1] < 2 < panels["MNLI"].images[0].get_clim()[1]
     cells = [t.get_text() for ax in panels.values() for t in ax.texts]
     assert "0.0" in cells and not {"-0.0", "+0.0", "-0.0*", "+0.0*"} & set(cells)
@@ -292,7 +491,9 @@ def test_the_real_heat_map_says_who_stayed_at_chance():
 def test_the_teachers_bleu_stands_beside_its_students():
     fig = figures.eurollama_rates(figures.eurollama_rates.data(gallery.Stored("laptop")))
     said = [t.get_text() for t in fig.axes[0].texts]
-    assert said.count("teacher") == 3 and said[said.index("Europarl, tiny models"):].count("1.4") == 1
+    assert (
+        said.count("teacher") == 3 and said[said.index("Europarl, tiny models") :].count("1.4") == 1
+    )
     plt.close(fig)
 
 
@@ -315,14 +516,31 @@ def test_the_gallery_opens_from_a_folder(tmp_path):
     page = Links()
     page.feed(text)
     manifest = {e["figure"]: e for e in json.loads((tmp_path / "manifest.json").read_text("utf8"))}
-    assert [i["alt"] for i in page.images] == [e["alt"] for e in manifest.values()] and all(len(i["alt"].split()) >= 10 for i in page.images)
-    assert {"figure", "figcaption", "h1", "main", "nav"} <= set(page.tags) and 'lang="en"' in text and 'tabindex="-1"' in text and "keydown" in text
-    assert "src=\"http" not in text and "url(" not in text and "<link" not in text, "it must open without a network"
+    assert [i["alt"] for i in page.images] == [e["alt"] for e in manifest.values()] and all(
+        len(i["alt"].split()) >= 10 for i in page.images
+    )
+    assert (
+        {"figure", "figcaption", "h1", "main", "nav"} <= set(page.tags)
+        and 'lang="en"' in text
+        and 'tabindex="-1"' in text
+        and "keydown" in text
+    )
+    assert 'src="http' not in text and "url(" not in text and "<link" not in text, (
+        "it must open without a network"
+    )
     for link in page.links:
-        assert link[1:] in page.ids if link.startswith("#") else link.startswith("../notebooks/") or (tmp_path / link).exists(), link
+        assert (
+            link[1:] in page.ids
+            if link.startswith("#")
+            else link.startswith("../notebooks/") or (tmp_path / link).exists()
+        ), link
     for entry in manifest.values():
-        assert {f.rsplit(".")[-1] for f in entry["files"]} == set(drawing.FORMATS) and entry["commit"], entry
-        assert (runs.ROOT / entry["notebook"]).exists() and all((runs.ROOT / d).exists() for d in entry["data"].split(", "))
+        assert {f.rsplit(".")[-1] for f in entry["files"]} == set(drawing.FORMATS) and entry[
+            "commit"
+        ], entry
+        assert (runs.ROOT / entry["notebook"]).exists() and all(
+            (runs.ROOT / d).exists() for d in entry["data"].split(", ")
+        )
     assert len(pd.read_csv(tmp_path / "why_t_squared.csv")) == 7
 
 
@@ -330,25 +548,43 @@ def test_some_notebooks_keep_the_others_in_the_gallery(tmp_path):
     gallery.redraw(tmp_path, notebooks=("02",), formats=("png",))
     gallery.redraw(tmp_path, notebooks=("00",), formats=("png",))
     text = (tmp_path / "README.md").read_text("utf8")
-    assert "(race.png)" in text and "(softening.png)" in text and text.index("(race.png)") < text.index("(softening.png)")
+    assert (
+        "(race.png)" in text
+        and "(softening.png)" in text
+        and text.index("(race.png)") < text.index("(softening.png)")
+    )
 
 
 def test_a_missing_record_is_named_and_the_others_are_drawn(stored, capsys):
     from kdlib.__main__ import main
+
     write_json(stored / "data" / "results" / "05_distilbert_qqp" / "laptop.json", ["cut"])
     assert main(["figures", "04", "05", "--format", "png,csv", "--out", str(stored / "out")]) == 1
     out, err = capsys.readouterr()
-    assert (stored / "out" / "methods.png").exists() and (stored / "out" / "methods.csv").exists() and "1 figures" in out
-    assert "learning_curves (no record in data/results/04_distilbert_mnli/laptop.json keeps a table learning_curves)" in err
-    assert "methods_mnli (there is no data/results/04_distilbert_mnli/lab.json)" in err and "laptop.json is cut off or holds no records" in err
+    assert (
+        (stored / "out" / "methods.png").exists()
+        and (stored / "out" / "methods.csv").exists()
+        and "1 figures" in out
+    )
+    assert (
+        "learning_curves (no record in data/results/04_distilbert_mnli/laptop.json keeps a table learning_curves)"
+        in err
+    )
+    assert (
+        "methods_mnli (there is no data/results/04_distilbert_mnli/lab.json)" in err
+        and "laptop.json is cut off or holds no records" in err
+    )
 
 
-EVERY = sorted({f.notebook[:2] for f in figures.FIGURES.values()})          # by name: drawn in this process, where the folder is the test's
+EVERY = sorted(
+    {f.notebook[:2] for f in figures.FIGURES.values()}
+)  # by name: drawn in this process, where the folder is the test's
 
 
 def broken(stored, path: str, change) -> int:
     """The exit code of drawing everything that one damaged copy of a real file stands behind."""
     from kdlib.__main__ import main
+
     text = (Path(__file__).parents[1] / "data" / "results" / path).read_text("utf8")
     (stored / "data" / "results" / path).parent.mkdir(parents=True, exist_ok=True)
     (stored / "data" / "results" / path).write_text(change(text), "utf8")
@@ -360,22 +596,58 @@ def first_record(change):
         held = json.loads(text)
         change(held["records"])
         return json.dumps(held)
+
     return changed
 
 
-@pytest.mark.parametrize("path, change, names", [
-    *(("lecture.json", lambda text, held=held: held, ("mnli_rates", "qqp_rates", "eurollama_rates")) for held in ("\n{cut", "{}", "[]")),
-    ("05_distilbert_qqp/lab.json", first_record(lambda records: records[0].pop("seed")), ("temperature_and_alpha_real",)),
-    ("05_distilbert_qqp/lab.json", first_record(lambda records: records[0]["results"].pop("accuracy")), ("temperature_and_alpha_real",)),
-    ("08_limits/laptop.json", first_record(lambda records: [row.pop("recipe") for r in records for row in r["tables"].get("memory_bars", [])]), ("memory_bars",)),
-    ("00_start_here/laptop.json", first_record(lambda records: records.__setitem__(slice(None), ["cut"])), ("race",)),
-    ("bench_vocab_loss.json", lambda text: "[", ("vocabulary_cost",))])
+@pytest.mark.parametrize(
+    "path, change, names",
+    [
+        *(
+            (
+                "lecture.json",
+                lambda text, held=held: held,
+                ("mnli_rates", "qqp_rates", "eurollama_rates"),
+            )
+            for held in ("\n{cut", "{}", "[]")
+        ),
+        (
+            "05_distilbert_qqp/lab.json",
+            first_record(lambda records: records[0].pop("seed")),
+            ("temperature_and_alpha_real",),
+        ),
+        (
+            "05_distilbert_qqp/lab.json",
+            first_record(lambda records: records[0]["results"].pop("accuracy")),
+            ("temperature_and_alpha_real",),
+        ),
+        (
+            "08_limits/laptop.json",
+            first_record(
+                lambda records: [
+                    row.pop("recipe") for r in records for row in r["tables"].get("memory_bars", [])
+                ]
+            ),
+            ("memory_bars",),
+        ),
+        (
+            "00_start_here/laptop.json",
+            first_record(lambda records: records.__setitem__(slice(None), ["cut"])),
+            ("race",),
+        ),
+        ("bench_vocab_loss.json", lambda text: "[", ("vocabulary_cost",)),
+    ],
+)
 def test_a_damaged_file_stops_no_other_figure(stored, capsys, path, change, names):
     """One line that names the file and what is wrong, the others drawn, exit code 1, nothing left open."""
     assert broken(stored, path, change) == 1
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if path in line]
-    assert (stored / "out" / "methods.png").exists() and "Traceback" not in error and not plt.get_fignums()
+    assert (
+        (stored / "out" / "methods.png").exists()
+        and "Traceback" not in error
+        and not plt.get_fignums()
+    )
     assert all(any(name in line for line in lines) for name in names), error
     assert all(line.startswith(("not drawn: ", "drawn in part: ")) for line in error.splitlines())
 
@@ -387,26 +659,52 @@ def test_a_mistake_in_a_drawing_function_is_not_hidden_from_tests():
 
 def test_a_lost_file_is_one_line(stored, capsys):
     from kdlib.__main__ import main
+
     assert main(["figures", *EVERY, "--format", "png", "--out", str(stored / "out")]) == 1
     lines = capsys.readouterr().err.splitlines()
-    lost = [line for line in lines if "05_distilbert_qqp/lab.json" in line and line.startswith("not drawn")]
-    assert len(lost) == 1 and all(name in lost[0] for name in ("learning_curves_qqp", "reliability_qqp", "confusion_qqp", "temperature_and_alpha_real"))
+    lost = [
+        line
+        for line in lines
+        if "05_distilbert_qqp/lab.json" in line and line.startswith("not drawn")
+    ]
+    assert len(lost) == 1 and all(
+        name in lost[0]
+        for name in (
+            "learning_curves_qqp",
+            "reliability_qqp",
+            "confusion_qqp",
+            "temperature_and_alpha_real",
+        )
+    )
 
 
 def test_records_of_mixed_versions_are_said(stored, capsys):
     from kdlib.__main__ import main
+
     path = stored / "data" / "results" / "04_distilbert_mnli" / "laptop.json"
     one = json.loads(path.read_text())["records"][0]
-    write_json(path, {"records": [one | {"versions": {"torch": v, "python": "3.11"}} for v in ("2.12", "2.13")]})
+    write_json(
+        path,
+        {"records": [one | {"versions": {"torch": v, "python": "3.11"}} for v in ("2.12", "2.13")]},
+    )
     main(["figures", "04", "--format", "png", "--out", str(stored / "out")])
     assert "methods: records of mixed versions: torch 2.12 and 2.13" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--format", "pgn"], "did you mean 'png'"), (["--format", ""], "format must be some of"), (["--style", "slide"], "did you mean 'slides'"),
-    (["4"], "did you mean '04'"), (["05_distilbert_qpp"], "did you mean '05_distilbert_qqp'"), (["42"], "no figures of a notebook '42'")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--format", "pgn"], "did you mean 'png'"),
+        (["--format", ""], "format must be some of"),
+        (["--style", "slide"], "did you mean 'slides'"),
+        (["4"], "did you mean '04'"),
+        (["05_distilbert_qpp"], "did you mean '05_distilbert_qqp'"),
+        (["42"], "no figures of a notebook '42'"),
+    ],
+)
 def test_bad_input_is_one_line(tmp_path, capsys, arguments, said):
     from kdlib.__main__ import main
+
     assert main(["figures", *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
@@ -414,7 +712,9 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments, said):
 
 def test_figures_need_no_torch():
     code = "import sys, time; t = time.perf_counter(); import kdlib.figures, kdlib.figures.gallery; print(time.perf_counter() - t, sorted({'torch', 'seaborn', 'scipy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.ROOT
+    )
     assert done.stdout.split(" ", 1)[1].strip() == "[]", done.stdout + done.stderr
 
 
@@ -424,18 +724,49 @@ def test_an_unknown_figure_is_guessed():
 
 
 def beyond_tables():
-    modes = pd.DataFrame([{"panel": panel, "x": x, "teacher": 0.1 * x, "student": 0.3} for panel in ("reverse KL", "forward KL") for x in range(4)])
-    states = pd.DataFrame([{"student": student, "hidden": hidden, "seed": seed, "accuracy": 0.5 + seed / 10, "teacher_accuracy": 0.8}
-                           for student, methods in (("scratch", ("ce", "mse", "mse_random")), ("layers", ("kd", "cosine"))) for hidden in methods for seed in (0, 1)])
-    seek = pd.DataFrame([{"lesson": lesson, "seed": seed, "outside": 0.1, "spread": 0.7} for lesson in ("references ce", "own reverse_kl") for seed in (0, 1)])
-    return {"two_modes": (modes, ("reverse KL", "teacher")), "hidden_states": (states, ("KD + projected MSE", "from the teacher's layers", "55.0")),
-            "cover_or_seek": (seek, ("CE only", "reverse KL, own words", "truth's spread"))}
+    modes = pd.DataFrame(
+        [
+            {"panel": panel, "x": x, "teacher": 0.1 * x, "student": 0.3}
+            for panel in ("reverse KL", "forward KL")
+            for x in range(4)
+        ]
+    )
+    states = pd.DataFrame(
+        [
+            {
+                "student": student,
+                "hidden": hidden,
+                "seed": seed,
+                "accuracy": 0.5 + seed / 10,
+                "teacher_accuracy": 0.8,
+            }
+            for student, methods in (
+                ("scratch", ("ce", "mse", "mse_random")),
+                ("layers", ("kd", "cosine")),
+            )
+            for hidden in methods
+            for seed in (0, 1)
+        ]
+    )
+    seek = pd.DataFrame(
+        [
+            {"lesson": lesson, "seed": seed, "outside": 0.1, "spread": 0.7}
+            for lesson in ("references ce", "own reverse_kl")
+            for seed in (0, 1)
+        ]
+    )
+    return {
+        "two_modes": (modes, ("reverse KL", "teacher")),
+        "hidden_states": (states, ("KD + projected MSE", "from the teacher's layers", "55.0")),
+        "cover_or_seek": (seek, ("CE only", "reverse KL, own words", "truth's spread")),
+    }
 
 
 @pytest.mark.parametrize("name", beyond_tables())
 def test_the_figures_of_beyond_logits(name):
     """One seed or two, one student or both: drawn without a warning, every name legible in the picture."""
     import warnings
+
     table, words = beyond_tables()[name]
     figures.style()
     for part in (table, table[table["seed"] == 0] if "seed" in table else table):
@@ -443,7 +774,16 @@ def test_the_figures_of_beyond_logits(name):
             warnings.simplefilter("error")
             fig = figures.FIGURES[name](part)
             fig.canvas.draw()
-        said = " ".join(t.get_text() for ax in fig.axes for t in (*ax.texts, *ax.get_yticklabels(), ax.title, *(ax.get_legend().texts if ax.get_legend() else ())))
+        said = " ".join(
+            t.get_text()
+            for ax in fig.axes
+            for t in (
+                *ax.texts,
+                *ax.get_yticklabels(),
+                ax.title,
+                *(ax.get_legend().texts if ax.get_legend() else ()),
+            )
+        )
         for word in words if part is table else words[:1]:
             assert word in said
         plt.close(fig)

@@ -1,4 +1,5 @@
 """findings: a verdict comes from records by a rule; new records change it; what is missing is named and hurts nobody else."""
+
 import copy
 import subprocess
 import sys
@@ -19,12 +20,22 @@ from kdlib.course.run import settings_of
 def made(gains, labels=0.5, **settings):
     """Records of one notebook: labels only, and KD that gains `gains` over it, a seed each."""
     common = {"learning_rate": 1e-4, "alpha": 0.9, "temperature": 2.0} | settings
-    return [{"seed": seed, "seconds": 60, "settings": common | {"method": method}, "results": {"accuracy": labels + gain}, "tables": {}}
-            for seed, g in enumerate(gains) for method, gain in (("ce", 0), ("kd", g))]
+    return [
+        {
+            "seed": seed,
+            "seconds": 60,
+            "settings": common | {"method": method},
+            "results": {"accuracy": labels + gain},
+            "tables": {},
+        }
+        for seed, g in enumerate(gains)
+        for method, gain in (("ce", 0), ("kd", g))
+    ]
 
 
 class Made(gallery.Stored):
     """Stored results from a dict instead of files."""
+
     def __init__(self, files):
         super().__init__("laptop")
         self.files = files
@@ -37,12 +48,20 @@ class Made(gallery.Stored):
 
 def claim(*questions):
     """A claim that asks some questions."""
+
     def evidence(ask):
         return [question(ask) for question in questions]
-    return [{"id": "it", "short": "it", "claim": "It.", "reading": "KD gains.", "evidence": evidence}]
+
+    return [
+        {"id": "it", "short": "it", "claim": "It.", "reading": "KD gains.", "evidence": evidence}
+    ]
 
 
-REAL, OTHER, SYNTHETIC = Corpus("X", "n", "real", real=True), Corpus("X", "n", "other", real=True), Corpus("X", "n", "mini")
+REAL, OTHER, SYNTHETIC = (
+    Corpus("X", "n", "real", real=True),
+    Corpus("X", "n", "other", real=True),
+    Corpus("X", "n", "mini"),
+)
 
 
 def gain(corpus=REAL, limit=0, optional=False):
@@ -51,15 +70,26 @@ def gain(corpus=REAL, limit=0, optional=False):
 
     def question(ask):
         runs = ask.runs(corpus)
-        found = asked.gap(asked.at_rate(runs).query("method == 'kd'"), runs.query("method == 'ce'"), "accuracy")
+        found = asked.gap(
+            asked.at_rate(runs).query("method == 'kd'"), runs.query("method == 'ce'"), "accuracy"
+        )
         return Evidence(corpus, "KD − labels", *found, above=ask.limits.get(limit, limit))
+
     return question
 
 
 QUERY = gain()
 
 
-@pytest.mark.parametrize("gains, told", [([0.02, 0.03, 0.025], SUPPORTED), ([0.05, -0.04, 0.03], NOT), ([-0.02, -0.03, -0.025], NOT), ([0.09], UNTESTED)])
+@pytest.mark.parametrize(
+    "gains, told",
+    [
+        ([0.02, 0.03, 0.025], SUPPORTED),
+        ([0.05, -0.04, 0.03], NOT),
+        ([-0.02, -0.03, -0.025], NOT),
+        ([0.09], UNTESTED),
+    ],
+)
 def test_a_made_up_record_flips_the_verdict(gains, told):
     evidence, claims = findings.judge(claim(QUERY), stored=Made({"n/real": made(gains)}))
     assert claims["verdict"].tolist() == [told] and evidence["n"].tolist() == [len(gains)]
@@ -71,22 +101,33 @@ def test_the_threshold_is_part_of_the_claim():
     severe = gain(limit="severe")
     stored = Made({"n/real": made([0.02, 0.03, 0.025])})
     assert findings.judge(claim(severe), stored=stored)[1]["verdict"].tolist() == [NOT]
-    assert findings.judge(claim(severe), stored=stored, severe=1.0)[1]["verdict"].tolist() == [SUPPORTED]
+    assert findings.judge(claim(severe), stored=stored, severe=1.0)[1]["verdict"].tolist() == [
+        SUPPORTED
+    ]
 
 
 def test_real_rows_decide_and_synthetic_ones_stand_beside():
     synthetic = gain(SYNTHETIC)
     files = {"n/real": made([0.01, -0.02, 0.01]), "n/mini": made([0.05, 0.06, 0.055])}
     evidence, claims = findings.judge(claim(QUERY, synthetic), stored=Made(files))
-    assert claims[["verdict", "for it", "rows"]].values.tolist() == [[NOT, "0 of 1", "real"]] and evidence["decides"].tolist() == [True, False]
-    evidence, claims = findings.judge(claim(gain(optional=True), synthetic), stored=Made({"n/mini": files["n/mini"]}))
-    assert claims[["verdict", "rows"]].values.tolist() == [[SUPPORTED, "synthetic"]] and "there is no data/results/n/real.json" in claims["missing"][0]
+    assert claims[["verdict", "for it", "rows"]].values.tolist() == [
+        [NOT, "0 of 1", "real"]
+    ] and evidence["decides"].tolist() == [True, False]
+    evidence, claims = findings.judge(
+        claim(gain(optional=True), synthetic), stored=Made({"n/mini": files["n/mini"]})
+    )
+    assert (
+        claims[["verdict", "rows"]].values.tolist() == [[SUPPORTED, "synthetic"]]
+        and "there is no data/results/n/real.json" in claims["missing"][0]
+    )
 
 
 def test_all_deciding_evidence_must_agree():
     other = gain(OTHER)
     files = {"n/real": made([0.05, 0.06, 0.055]), "n/other": made([0.01, -0.02, 0.01])}
-    assert findings.judge(claim(QUERY, other), stored=Made(files))[1][["verdict", "for it"]].values.tolist() == [[NOT, "1 of 2"]]
+    assert findings.judge(claim(QUERY, other), stored=Made(files))[1][
+        ["verdict", "for it"]
+    ].values.tolist() == [[NOT, "1 of 2"]]
 
 
 def test_losing_a_record_makes_no_claim_true():
@@ -95,29 +136,51 @@ def test_losing_a_record_makes_no_claim_true():
     good, bad = made([0.05, 0.06, 0.055]), made([0.01, -0.02, 0.01])
     judged = lambda files, *queries: findings.judge(claim(*queries), stored=Made(files))
     evidence, claims = judged({"n/real": good}, QUERY, other)
-    assert claims[["verdict", "for it"]].values.tolist() == [[UNTESTED, "1 of 2"]] and "n/other.json" in claims["missing"][0]
-    with pytest.raises(gallery.Missing, match="n/other.json: the verdicts that need it are not given"):
+    assert (
+        claims[["verdict", "for it"]].values.tolist() == [[UNTESTED, "1 of 2"]]
+        and "n/other.json" in claims["missing"][0]
+    )
+    with pytest.raises(
+        gallery.Missing, match="n/other.json: the verdicts that need it are not given"
+    ):
         findings.refuse_lost(evidence)
     assert judged({"n/real": bad}, QUERY, other)[1]["verdict"][0] == NOT
-    assert judged({"n/mini": good}, QUERY, synthetic)[1]["verdict"][0] == UNTESTED, "synthetic rows do not take the real ones' place"
+    assert judged({"n/mini": good}, QUERY, synthetic)[1]["verdict"][0] == UNTESTED, (
+        "synthetic rows do not take the real ones' place"
+    )
     findings.refuse_lost(judged({"n/real": good}, QUERY, gain(OTHER, optional=True))[0])
 
 
 def test_seeds_are_paired():
     """A seed that only one side has says nothing; labels that differ by seed do not widen the interval."""
-    records = [r | {"results": {"accuracy": r["results"]["accuracy"] + 0.1 * r["seed"]}} for r in made([0.02, 0.03, 0.025])]
-    records.append(made([0.0] * 4)[-1])                                      # KD, seed 3, without its control
+    records = [
+        r | {"results": {"accuracy": r["results"]["accuracy"] + 0.1 * r["seed"]}}
+        for r in made([0.02, 0.03, 0.025])
+    ]
+    records.append(made([0.0] * 4)[-1])  # KD, seed 3, without its control
     evidence, _ = findings.judge(claim(QUERY), stored=Made({"n/real": records}))
     assert evidence["n"][0] == 3 and evidence["low"][0] > 1
 
 
 def sweep(slope):
     """Labels only, and KD over alpha and T, with an accuracy that rises with the soft loss's weight."""
+
     def run(method, alpha, T, seed):
         weight = 0 if method == "ce" else alpha
-        return {"seed": seed, "seconds": 1, "settings": {"method": method, "alpha": alpha, "temperature": T, "learning_rate": 1e-4},
-                "results": {"accuracy": 0.6 + slope * weight + 0.001 * seed * weight}, "tables": {}}
-    return [run("ce", 0.9, 2.0, s) for s in range(3)] + [run("kd", a, T, s) for a in (0.25, 0.5, 0.75, 1.0) for T in (1.0, 2.0, 4.0, 8.0) for s in range(3)]
+        return {
+            "seed": seed,
+            "seconds": 1,
+            "settings": {"method": method, "alpha": alpha, "temperature": T, "learning_rate": 1e-4},
+            "results": {"accuracy": 0.6 + slope * weight + 0.001 * seed * weight},
+            "tables": {},
+        }
+
+    return [run("ce", 0.9, 2.0, s) for s in range(3)] + [
+        run("kd", a, T, s)
+        for a in (0.25, 0.5, 0.75, 1.0)
+        for T in (1.0, 2.0, 4.0, 8.0)
+        for s in range(3)
+    ]
 
 
 @pytest.mark.parametrize("slope", [0.03, -0.03])
@@ -127,18 +190,32 @@ def test_both_conventions_of_alpha_and_a_sweep_that_arrives_later(slope):
 
     def without_beside(evidence):
         def optional(ask):
-            return [replace(e, corpus=e.corpus._replace(optional=True)) for e in evidence(ask) if not e.shown]
+            return [
+                replace(e, corpus=e.corpus._replace(optional=True))
+                for e in evidence(ask)
+                if not e.shown
+            ]
+
         return optional
+
     for claim in claims:
         claim["evidence"] = without_beside(claim["evidence"])
-    evidence, verdicts = findings.judge(claims, stored=Made({"04_distilbert_mnli/lab_temperature": sweep(slope)}))
+    evidence, verdicts = findings.judge(
+        claims, stored=Made({"04_distilbert_mnli/lab_temperature": sweep(slope)})
+    )
     ours, book = verdicts.set_index("id")["verdict"].loc[["alpha_higher", "alpha_higher_mirrored"]]
     assert (ours, book) == ((SUPPORTED, NOT) if slope > 0 else (NOT, SUPPORTED))
     means = evidence.dropna(subset=["mean"])["mean"].to_numpy()
-    assert means == pytest.approx([100 * slope + 0.1, -100 * slope - 0.1]) and set(verdicts["rows"]) == {"real"}
-    both = Made({"04_distilbert_mnli/lab_temperature": sweep(slope), "05_distilbert_qqp/lab": sweep(-slope)})
+    assert means == pytest.approx([100 * slope + 0.1, -100 * slope - 0.1]) and set(
+        verdicts["rows"]
+    ) == {"real"}
+    both = Made(
+        {"04_distilbert_mnli/lab_temperature": sweep(slope), "05_distilbert_qqp/lab": sweep(-slope)}
+    )
     assert set(findings.judge(claims, stored=both)[1]["for it"]) == {"1 of 2"}
-    panels = figures.temperature_and_alpha_real.data(type("S", (Made,), {"has": lambda self, n, f: True})(both.files))
+    panels = figures.temperature_and_alpha_real.data(
+        type("S", (Made,), {"has": lambda self, n, f: True})(both.files)
+    )
     assert set(panels["corpus"]) == {"QQP", "MNLI"} and len(panels) == 2 * 48
 
 
@@ -150,41 +227,79 @@ def test_the_lectures_claims():
     lost = evidence[(evidence["missing"] != "") & ~evidence["optional"]]
     assert lost.empty, lost["missing"].tolist()
     told = verdicts.set_index("id")["verdict"]
-    assert told["eight_hours"] == told["good_scores"] == UNTESTED and told["encoder_only"] == NOT and told["rates_fail"] == SUPPORTED
+    assert (
+        told["eight_hours"] == told["good_scores"] == UNTESTED
+        and told["encoder_only"] == NOT
+        and told["rates_fail"] == SUPPORTED
+    )
     every = evidence[evidence["decides"] & evidence["mean"].notna()]
-    assert ((every["verdict"] == SUPPORTED) == np.where(every["sign"] > 0, every["low"] > every["limit"], every["high"] <= every["limit"])).all()
-    assert len(findings.load()) == len({c["id"] for c in claims}) == len({c["short"] for c in claims})
+    assert (
+        (every["verdict"] == SUPPORTED)
+        == np.where(
+            every["sign"] > 0, every["low"] > every["limit"], every["high"] <= every["limit"]
+        )
+    ).all()
+    assert (
+        len(findings.load()) == len({c["id"] for c in claims}) == len({c["short"] for c in claims})
+    )
 
 
 def test_a_missing_record_is_named_and_the_others_are_judged(tmp_path, monkeypatch, capsys):
     from kdlib.__main__ import main
+
     before = findings.judge()[1].set_index("id")["verdict"]
     whole = gallery.Stored.records
+
     def without(self, notebook, file=""):
         if notebook == "06_eurollama_prompt":
             raise gallery.Missing("there is no data/results/06_eurollama_prompt/laptop.json")
         return whole(self, notebook, file)
+
     monkeypatch.setattr(gallery.Stored, "records", without)
     after = findings.judge()[1].set_index("id")
     gone = after["missing"].str.contains("06_eurollama_prompt/laptop.json")
-    assert set(gone[gone].index) == {"end_token", "end_token_kd"} and (after["verdict"][gone] == UNTESTED).all()
+    assert (
+        set(gone[gone].index) == {"end_token", "end_token_kd"}
+        and (after["verdict"][gone] == UNTESTED).all()
+    )
     assert (after["verdict"][~gone] == before[~gone]).all()
-    assert main(["figures", "10", "--format", "png", "--out", str(tmp_path)]) == 1 and (tmp_path / "claims.png").exists()
+    assert (
+        main(["figures", "10", "--format", "png", "--out", str(tmp_path)]) == 1
+        and (tmp_path / "claims.png").exists()
+    )
     error = capsys.readouterr().err
-    assert "drawn in part: claims, without the end token cures hallucination, ended (MiniParl): there is no data/results/06_eurollama_prompt" in error
+    assert (
+        "drawn in part: claims, without the end token cures hallucination, ended (MiniParl): there is no data/results/06_eurollama_prompt"
+        in error
+    )
     assert "lab_temperature" not in error, "what is optional is no failure"
 
 
 def test_seeds_that_share_a_model_count_as_one():
     def all_of(ask):
         rows = ask.listed(REAL, "rows")
-        lost = asked.gap(rows.query("name == 'fp32'"), rows.query("name == '3 bits'"), "bleu", scale=1)
+        lost = asked.gap(
+            rows.query("name == 'fp32'"), rows.query("name == '3 bits'"), "bleu", scale=1
+        )
         return Evidence(REAL, "bits", *lost, above=5)
 
     def first_of(ask):
         whole = all_of(ask)
         return replace(whole, values=whole.values[:1])
-    files = {"n/real": [{"seed": s, "settings": {}, "tables": {}, "results": {"rows": [{"name": "fp32", "bleu": 80.0}, {"name": "3 bits", "bleu": 20.0}]}} for s in range(3)]}
+
+    files = {
+        "n/real": [
+            {
+                "seed": s,
+                "settings": {},
+                "tables": {},
+                "results": {
+                    "rows": [{"name": "fp32", "bleu": 80.0}, {"name": "3 bits", "bleu": 20.0}]
+                },
+            }
+            for s in range(3)
+        ]
+    }
     assert findings.judge(claim(all_of), stored=Made(files))[1]["verdict"][0] == SUPPORTED
     evidence, verdicts = findings.judge(claim(first_of), stored=Made(files))
     assert evidence["n"][0] == 1 and verdicts["verdict"][0] == UNTESTED
@@ -196,6 +311,7 @@ def test_seeds_that_share_a_model_count_as_one():
 def test_a_claim_that_lacks_something_is_refused():
     def evidence(ask):
         return []
+
     with pytest.raises(ValueError, match="claim 'it' lacks reading"):
         asked.claim("it", "it", "It.")(evidence)
 
@@ -217,30 +333,51 @@ def test_a_run_without_its_number_is_no_gap_in_an_average(metric):
 def test_my_runs_beside_the_reference(tmp_path):
     from kdlib import results
     from kdlib.paths import write_json
+
     assert findings.yours(tmp_path).empty
     one = results.reference_records("04_distilbert_mnli", "laptop")[0]
     for name, change in (("as_ours", 0.0), ("far_off", 0.3)):
-        write_json(tmp_path / "04_distilbert_mnli" / name / "record.json", one | {"results": one["results"] | {"accuracy": one["results"]["accuracy"] - change}})
+        write_json(
+            tmp_path / "04_distilbert_mnli" / name / "record.json",
+            one | {"results": one["results"] | {"accuracy": one["results"]["accuracy"] - change}},
+        )
     mine = findings.yours(tmp_path)
     accuracy = mine[mine["metric"] == "accuracy"]
-    assert sorted(accuracy["inside"]) == ["no", "yes"] and accuracy["run"].str.startswith("04 laptop").all()
+    assert (
+        sorted(accuracy["inside"]) == ["no", "yes"]
+        and accuracy["run"].str.startswith("04 laptop").all()
+    )
 
 
 def test_the_thresholds_are_parameters():
-    assert {k: settings_of("10_findings", "laptop")[k] for k in findings.THRESHOLDS} == findings.THRESHOLDS
+    assert {
+        k: settings_of("10_findings", "laptop")[k] for k in findings.THRESHOLDS
+    } == findings.THRESHOLDS
     assert settings_of("10_findings", "smoke", severe=2)["severe"] == 2.0
     with pytest.raises(ValueError, match="severe must be float"):
         settings_of("10_findings", severe="much")
 
 
 def test_findings_need_no_torch():
-    done = subprocess.run([sys.executable, "-c", "import sys; from kdlib import findings; findings.judge(); print('torch' in sys.modules)"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from kdlib import findings; findings.judge(); print('torch' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.stdout.strip() == "False", done.stderr
 
 
 def test_the_forest_says_every_claim(tmp_path):
     figures.style()
-    evidence, verdicts = findings.judge(claim(QUERY) + [claim()[0] | {"id": "other", "short": "nobody tested it"}], stored=Made({"n/real": made([0.02, 0.03, 0.025])}))
+    evidence, verdicts = findings.judge(
+        claim(QUERY) + [claim()[0] | {"id": "other", "short": "nobody tested it"}],
+        stored=Made({"n/real": made([0.02, 0.03, 0.025])}),
+    )
     fig = figures.claims(findings.forest(evidence, verdicts))
     fig.canvas.draw()
     said = [t.get_text() for ax in fig.axes for t in (*ax.texts, *ax.get_yticklabels())]
@@ -252,24 +389,48 @@ def test_the_readme_says_what_the_records_say():
     """The table of results: each number comes out of the records again."""
     from kdlib import results
     from kdlib.figures.drawing import spread
+
     text = (ROOT / "README.md").read_text("utf8")
-    rows = {line.split("|")[1].replace("*", "").strip(): line for line in text.splitlines() if line.startswith("| MNLI") or line.startswith("| QQP") or line.startswith("| EuroLlama")}
+    rows = {
+        line.split("|")[1].replace("*", "").strip(): line
+        for line in text.splitlines()
+        if line.startswith("| MNLI") or line.startswith("| QQP") or line.startswith("| EuroLlama")
+    }
     for task, notebook in (("MNLI", "04_distilbert_mnli"), ("QQP", "05_distilbert_qqp")):
         for profile in ("lab", "laptop"):
             runs = results.reference(notebook, profile)
             top = runs[runs["learning_rate"] == runs["learning_rate"].max()]
-            kd = top[(top["method"] == "kd") & ((top["alpha"] == 0.5) & (top["temperature"] == 2) | (task == "MNLI"))]
-            assert f"{spread(kd['accuracy'], 100)} / {spread(kd['macro_f1'], 100)}" in rows[f"{task}, best rate"], (task, profile)
-            assert spread(top[top["method"] == "ce"]["accuracy"], 100) in rows[f"{task}, labels only"], (task, profile)
+            kd = top[
+                (top["method"] == "kd")
+                & ((top["alpha"] == 0.5) & (top["temperature"] == 2) | (task == "MNLI"))
+            ]
+            assert (
+                f"{spread(kd['accuracy'], 100)} / {spread(kd['macro_f1'], 100)}"
+                in rows[f"{task}, best rate"]
+            ), (task, profile)
+            assert (
+                spread(top[top["method"] == "ce"]["accuracy"], 100) in rows[f"{task}, labels only"]
+            ), (task, profile)
     runs = results.reference("07_eurollama_distil", "laptop")
-    top = runs[(runs["learning_rate"] == runs[runs["lora_rank"] == 0]["learning_rate"].max()) & (runs["lora_rank"] == 0) & (runs["targets"] == "references")]
-    assert spread(top[top["method"] == "kd"]["bleu"]) in rows["EuroLlama, best rate"] and spread(top[top["method"] == "ce"]["bleu"]) in rows["EuroLlama, references only"]
+    top = runs[
+        (runs["learning_rate"] == runs[runs["lora_rank"] == 0]["learning_rate"].max())
+        & (runs["lora_rank"] == 0)
+        & (runs["targets"] == "references")
+    ]
+    assert (
+        spread(top[top["method"] == "kd"]["bleu"]) in rows["EuroLlama, best rate"]
+        and spread(top[top["method"] == "ce"]["bleu"]) in rows["EuroLlama, references only"]
+    )
 
 
 def test_the_readmes_links_lead_somewhere():
     import re
+
     text = (ROOT / "README.md").read_text("utf8")
     links = [t for t in re.findall(r"\]\(([^)#]+?)\)", text) if not t.startswith("http")]
     assert len(links) > 15 and not [t for t in links if not (ROOT / t).exists()]
-    assert all(len(alt.split()) >= 8 for alt in re.findall(r"!\[([^\]]*)\]", text)) and text.count("![") >= 4
+    assert (
+        all(len(alt.split()) >= 8 for alt in re.findall(r"!\[([^\]]*)\]", text))
+        and text.count("![") >= 4
+    )
     assert (ROOT / "figures" / "notebook.png").stat().st_size < 300_000

@@ -76,7 +76,9 @@ class Evidence:
 
 
 class Ask:
-    """Stored records as tables, each read once; `missing` says which files are not there, and why."""
+    """Stored records as tables, each read once; `missing` says which files are not there, and
+    why.
+    """
 
     def __init__(self, stored: Stored, limits: dict[str, float]):
         self.stored = stored
@@ -105,13 +107,14 @@ class Ask:
                 self.missing[corpus.records] = str(why)
                 found = pd.DataFrame()
             columns = found.columns.union([*SETTINGS, *METRICS], sort=False)
-            # The bill counts a run once, however many of its rows are asked for.
-            found = found.reindex(columns=columns).assign(records=corpus.records)
-            self._read[place] = found
+            found = found.reindex(columns=columns)
+            self._read[place] = found.assign(records=corpus.records)  # the bill names them
         return self._read[place]
 
     def lecture(self, name: str):
-        """What the lecture says of EuroLlama under this name; None where its numbers are missing."""
+        """What the lecture says of EuroLlama under this name; None where its numbers are
+        missing.
+        """
         try:
             return self.stored.lecture()["eurollama"][name]
         except Missing as why:
@@ -276,8 +279,8 @@ def slopes(ask, sign: int):
     "Higher alpha, higher accuracy (alpha: weight of the soft loss, as in this course).",
 )
 def alpha_higher(ask):
-    """Accuracy rises with alpha from 0, labels only, to 1: points per unit of alpha, after averaging
-    over temperatures.
+    """Accuracy rises with alpha from 0, labels only, to 1: points per unit of alpha, after
+    averaging over temperatures.
     """
     return slopes(ask, 1)
 
@@ -347,7 +350,8 @@ def kl_causal(ask):
 )
 def kl_causal_bleu(ask):
     """BLEU is higher with the KL term than from the references alone and from smoothed words, over
-    seeds. (Notebook 07 draws the sentences anew, too, and then the first does not exclude 0 either.)
+    seeds. (Notebook 07 draws the sentences anew, too, and then the first does not exclude 0
+    either.)
     """
     runs = ask.runs(EUROPARL)
     kd, ce = at_rate(runs).query("method == 'kd'"), runs.query("method == 'ce'")
@@ -375,8 +379,8 @@ def floats_of_student(ask, corpus: Corpus):
     "Quantisation brings severe performance degradation.",
 )
 def quantised(ask):
-    """A student loses more than `severe` points in 8 bits, and in 4 with a step for each 32 weights,
-    as libraries round today.
+    """A student loses more than `severe` points in 8 bits, and in 4 with a step for each 32
+    weights, as libraries round today.
     """
     formats = {"int8": "int8 dynamic", "int4": "int4 weight-only"}
     for corpus in (MNLI_BITS, MINI_NLI_BITS):

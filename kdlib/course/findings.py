@@ -1,5 +1,5 @@
-"""The lecture's claims beside the records: every verdict is computed from data/results, by one rule,
-none is typed.
+"""The lecture's claims beside the records: every verdict is computed from data/results, by one
+rule, none is typed.
 
     evidence, claims = findings.judge()
     claims[["claim", "verdict"]]
@@ -7,8 +7,8 @@ none is typed.
 The claims are functions (`claims.py`); new records change the verdicts. The rule, `verdict`:
 supported if the whole 95 % interval over seeds lies where the claim says; not supported otherwise;
 not tested here without two seeds that could say so. Three claims are no matter of seeds and are
-`given`: two estimates, whose interval is the tolerance that tests hold them to, and a definition. No
-torch here.
+`given`: two estimates, whose interval is the tolerance that tests hold them to, and a definition.
+No torch here.
 """
 
 from pathlib import Path
@@ -144,7 +144,9 @@ def _row(evidence: Evidence, ask: Ask) -> dict:
 
 
 def _bill(runs: pd.DataFrame) -> dict[tuple, float]:
-    """(file, number of the run in it) → its seconds: each once, however many of its rows are there."""
+    """(file, number of the run in it) → its seconds: each once, however many of its rows are
+    there.
+    """
     if runs.empty:
         return {}
     return {(file, i): took for file, i, took in zip(runs["records"], runs.index, runs["seconds"])}
@@ -169,8 +171,8 @@ def _answer(evidence: Evidence, limits: dict) -> dict:
 
 
 def forest(evidence: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
-    """Both tables of `judge` as the one that `figures.claims` draws: a row a question, and one for a
-    claim without any.
+    """Both tables of `judge` as the one that `figures.claims` draws: a row a question, and one for
+    a claim without any.
     """
     questions = evidence.drop(columns=["short", "claim"])
     both = claims.merge(questions, on="id", how="left", suffixes=("_of_claim", ""))

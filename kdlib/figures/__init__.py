@@ -9,17 +9,61 @@ The rooms: `drawing` (style, saving, what figures share), a module a chapter (`i
 `widgets` and `legend` (for a notebook's screen).
 """
 
+# ruff: noqa: F401  (this is the door: what `figures.` offers)
 from ..paths import did_you_mean
 from .beyond import claims, cover_or_seek, hidden_states, two_modes
 from .drawing import FORMATS, LINES, MARKERS, STYLES, bars, lines, save_fig, show, style
 from .gallery import redraw
-from .glue import confusion, confusion_qqp, learning_curves, learning_curves_mnli, learning_curves_qqp, live_curves, methods, methods_mnli, mnli_rates, qqp_rates, reliability, reliability_qqp, temperature_and_alpha, temperature_and_alpha_real
-from .ideas import accuracy_hides, dark_knowledge, dark_knowledge_or_smoothing, dark_knowledge_people, mistakes, nearer_then_farther, pulls, race, softening, speed_size_quality, teacher_and_student, why_t_squared
-from .limits import into_few_bits, layer_sensitivity, memory_bars, quantisation_plane, quantisation_plane_mnli
-from .llama import end_learnt, end_recipes, end_unlearnt, eurollama_rates, prompt_legend, token_divergence, translation_rates, translations, translators, vocabulary_cost
+from .glue import (
+    confusion,
+    confusion_qqp,
+    learning_curves,
+    learning_curves_mnli,
+    learning_curves_qqp,
+    live_curves,
+    methods,
+    methods_mnli,
+    mnli_rates,
+    qqp_rates,
+    reliability,
+    reliability_qqp,
+    temperature_and_alpha,
+    temperature_and_alpha_real,
+)
+from .ideas import (
+    accuracy_hides,
+    dark_knowledge,
+    dark_knowledge_or_smoothing,
+    dark_knowledge_people,
+    mistakes,
+    nearer_then_farther,
+    pulls,
+    race,
+    softening,
+    speed_size_quality,
+    teacher_and_student,
+    why_t_squared,
+)
+from .limits import (
+    into_few_bits,
+    layer_sensitivity,
+    memory_bars,
+    quantisation_plane,
+    quantisation_plane_mnli,
+)
+from .llama import (
+    end_learnt,
+    end_recipes,
+    end_unlearnt,
+    eurollama_rates,
+    prompt_legend,
+    token_divergence,
+    translation_rates,
+    translations,
+    translators,
+    vocabulary_cost,
+)
 from .slides import FIGURES
-
-__all__ = [name for name in dir() if not name.startswith("_")]
 
 
 def __getattr__(name: str):

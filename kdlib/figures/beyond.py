@@ -10,7 +10,22 @@ import pandas as pd
 
 from ..course import findings
 from ..course.stored import Missing
-from .drawing import Rows, beside, color, figure, ink, level, look, marker, name_rows, only_ticks, panels, paper, row_of_axes, seed_row, upright
+from .drawing import (
+    Rows,
+    beside,
+    color,
+    figure,
+    ink,
+    level,
+    look,
+    name_rows,
+    only_ticks,
+    panels,
+    paper,
+    row_of_axes,
+    seed_row,
+    upright,
+)
 
 HIDDEN = {
     "ce": "CE only",
@@ -89,8 +104,8 @@ def _lessons(stored) -> pd.DataFrame:
     "09_beyond_logits",
     "Hidden states: MiniNLI (synthetic)",
     Rows("MiniNLI, synthetic"),
-    alt="""Accuracy on MiniNLI (synthetic) of students that differ in what they imitate, a grey dot a
-    seed, mean and standard deviation below it; the left panel has a narrow student from scratch,
+    alt="""Accuracy on MiniNLI (synthetic) of students that differ in what they imitate, a grey dot
+    a seed, mean and standard deviation below it; the left panel has a narrow student from scratch,
     the right one a student cut out of its teacher's layers; the dashed line is the teacher.""",
     data=_states,
 )
@@ -106,8 +121,7 @@ def hidden_states(table):
         for i, name in enumerate(names):
             if name in scores:
                 part = scores[[name]]
-                looks = dict(gap=0.24, capsize=3, fontsize=8.5)
-                seed_row(ax, i, part, part.mean(), part.std(), **looks)
+                seed_row(ax, i, part, part.mean(), part.std(), gap=0.24, capsize=3, fontsize=8.5)
         upright(ax, teacher)
         told, place = f"teacher {teacher:.1f} ", ax.get_xaxis_transform()
         ax.text(teacher, 0.01, told, transform=place, ha="right", va="bottom", fontsize=8.5)
@@ -123,7 +137,8 @@ def hidden_states(table):
     Rows("MiniParl, synthetic"),
     alt="""Students of one translator on MiniParl (synthetic), a mark a seed: to the right those who
     hold more probability outside of what the grammar allows, upwards those who spread it more
-    widely over the words that are open. Left is better; a height of 1 is the truth's own spread.""",
+    widely over the words that are open. Left is better; a height of 1 is the truth's own
+    spread.""",
     data=_lessons,
 )
 def cover_or_seek(table):
@@ -200,8 +215,8 @@ def _claim_row(ax, y: int, part, colors: dict) -> None:
     data=_claims,
 )
 def claims(table):
-    """columns: short, verdict_of_claim, for it, real, given, shown, decides, mean, low, high, limit,
-    sign (1: above the limit)
+    """columns: short, verdict_of_claim, for it, real, given, shown, decides, mean, low, high,
+    limit, sign (1: above the limit)
     """
     order = list(table["short"].unique())
     colors = {
@@ -220,7 +235,15 @@ def claims(table):
     ax.set_xlabel("beyond what the claim needs (points, BLEU, %, GB, nats/100)")
     for mark, told in (("o", "real"), ("s", "synthetic"), ("D", "estimate"), ("o", "beside")):
         face = paper() if told == "beside" else ink()
-        looks = dict(color=ink(), markerfacecolor=face, markersize=5, linestyle="none")
-        ax.plot([], [], mark, **looks, label=told)
+        ax.plot(
+            [],
+            [],
+            mark,
+            color=ink(),
+            markerfacecolor=face,
+            markersize=5,
+            linestyle="none",
+            label=told,
+        )
     fig.legend(loc="outside upper center", ncols=4, handletextpad=0.1, columnspacing=1)
     return fig

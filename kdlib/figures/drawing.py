@@ -3,8 +3,8 @@ text, and the ways to draw that several of them need.
 
 Colours are Okabe and Ito's; lines also differ in style and marker, so that a figure survives a grey
 printer and colour-blind eyes. `slides` are 16:9 with no letter under 18 points on a slide 13.33
-inches wide; `paper` keeps each figure's own shape, for a page or a notebook; `dark` is `slides` on a
-dark ground.
+inches wide; `paper` keeps each figure's own shape, for a page or a notebook; `dark` is `slides` on
+a dark ground.
 """
 
 import functools
@@ -36,7 +36,9 @@ SMALLEST = 18 * CANVAS[0] / SLIDE_WIDTH  # points on the canvas that are 18 on a
 
 
 class Rows(NamedTuple):
-    """What the rows of a figure are: of our own records, and of those of real rows ("lab", "full")."""
+    """What the rows of a figure are: of our own records, and of those of real rows ("lab",
+    "full").
+    """
 
     synthetic: str
     real: str = ""
@@ -53,8 +55,8 @@ def figure(
 ):
     """Mark a drawing function with what its slide needs: notebook, title, and words for the blind.
 
-    rows: what stands in the picture's corner; a text is the same in every profile, and "" stands for
-    no corpus, or for one that is named in panels, rows or legend. Its table is the one that the
+    rows: what stands in the picture's corner; a text is the same in every profile, and "" stands
+    for no corpus, or for one that is named in panels, rows or legend. Its table is the one that the
     notebook's record keeps under the function's name; `file` names another file of records than the
     profile's ("lab": real rows), `data` computes the table from several: see `results.Stored`.
     """
@@ -158,6 +160,11 @@ def look(i: int) -> dict:
     return {"color": color(i), "linestyle": LINES[i % 7], "marker": marker(i)}
 
 
+def bar_look(i: int) -> dict:
+    """Colour, hatch and edge of the i-th part of a bar, as keywords of `bar` and `barh`."""
+    return {"color": color(i), "hatch": HATCHES[i], "edgecolor": paper()}
+
+
 def ink() -> str:
     """The colour of letters and frames: black, or white on a dark ground."""
     return plt.rcParams["text.color"]
@@ -169,7 +176,8 @@ def paper() -> str:
 
 
 def on_slide(fig, corpus: str = "") -> None:
-    """A figure on the slides' canvas: 16:9, and no letter smaller than the back of the room can read.
+    """A figure on the slides' canvas: 16:9, and no letter smaller than the back of the room can
+    read.
 
     corpus: what the rows are, written into the corner; see `name_corpus`.
     """
@@ -208,7 +216,9 @@ def name_corpus(fig, corpus: str, margin: float = 0.0) -> None:
 def save_fig(
     fig, name: str, *, folder: Path, alt: str, formats: tuple[str, ...] = ("svg", "png", "pdf")
 ) -> list[Path]:
-    """Write NAME.svg, .png and .pdf under `folder`. ValueError without an alt text that says something."""
+    """Write NAME.svg, .png and .pdf under `folder`. ValueError without an alt text that says
+    something.
+    """
     if not isinstance(alt, str) or len(alt.split()) < 5:
         raise ValueError(
             f"figure {name!r} needs an alt text: what it shows, for someone who cannot see it"
@@ -237,8 +247,22 @@ def show(fig, caption: str) -> None:
 # -- panels, lines and words that several figures share -------------------------------------------
 
 
+def groups(table: pd.DataFrame, by):
+    """(number, value, its rows) for each value of `by`, in the table's order."""
+    for i, (value, part) in enumerate(table.groupby(by, sort=False)):
+        yield i, value, part
+
+
+def fastest_first(table: pd.DataFrame):
+    """(number, learning rate, its rows), the largest rate first."""
+    for i, (rate, part) in enumerate(sorted(table.groupby("learning_rate"), reverse=True)):
+        yield i, rate, part
+
+
 def row_of_axes(count: int, width: float, height: float, extra: float = 0.0, sharey=False):
-    """(figure, list of axes): `count` panels side by side, each `width` inches and the figure `extra`."""
+    """(figure, list of axes): `count` panels side by side, each `width` inches and the figure
+    `extra`.
+    """
     size = (width * count + extra, height)
     fig, axes = plt.subplots(1, count, figsize=size, sharey=sharey, squeeze=False)
     return fig, list(axes[0])
@@ -265,6 +289,11 @@ def beside(ax, y: float, text: str, x: float = 1.02, **more) -> None:
     """Words at the height of `y`, at `x` of the panel's width (1 is its right edge)."""
     place = ax.get_yaxis_transform()
     ax.text(x, y, text, transform=place, **{"va": "center", "fontsize": 9, **more})
+
+
+def middle(ax, x, y, text: str, fontsize: float = 8.5, **more) -> None:
+    """Words whose middle is at (x, y)."""
+    ax.text(x, y, text, ha="center", va="center", fontsize=fontsize, **more)
 
 
 def number(ax, text: str, x: float, y: float, points: float = 6, **more) -> None:
@@ -309,11 +338,12 @@ def band(ax, stats: pd.DataFrame, middle, low, high, i: int, label: str, alpha=0
 
 
 def lines(ax, table: pd.DataFrame, x: str, y: str, by: str, names=None, markers=True) -> None:
-    """One line a value of `by`: mean over the other rows, and a band of ± 1 sd where there are several.
+    """One line a value of `by`: mean over the other rows, and a band of ± 1 sd where there are
+    several.
 
     names: a dict from a value to what the legend calls it.
     """
-    for i, (value, part) in enumerate(table.groupby(by, sort=False)):
+    for i, value, part in groups(table, by):
         stats = part.groupby(x)[y].agg(["mean", "std"])
         mean, sd = stats["mean"], stats["std"]
         dressed = look(i) if markers else {**look(i), "marker": None}
@@ -330,16 +360,8 @@ def heat(ax, shades, texts, white, columns, rows, *, fontsize=10, rotation=0, **
     """
     image = ax.imshow(shades, aspect="auto", **more)
     for (i, j), text in np.ndenumerate(np.asarray(texts, dtype=object)):
-        ax.text(
-            j,
-            i,
-            text,
-            ha="center",
-            va="center",
-            fontsize=fontsize,
-            rotation=rotation,
-            color="white" if white[i][j] else "black",
-        )
+        shade = "white" if white[i][j] else "black"
+        middle(ax, j, i, text, fontsize, rotation=rotation, color=shade)
     ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(rows)), rows)
     ax.grid(False)
@@ -396,7 +418,9 @@ def seeds(ax, table: pd.DataFrame, by: str, value: str) -> None:
 
 
 def dots(ax, table, column, i=0, *, scale=1.0, fmt="{:.0f}", shift=0.0, label=None) -> None:
-    """A row a `name`: the mean as the i-th mark with its number, the range of the others as a line."""
+    """A row a `name`: the mean as the i-th mark with its number, the range of the others as a
+    line.
+    """
     names = list(table["name"].unique())
     for y, name in enumerate(names):
         values = table.loc[table["name"] == name, column].dropna() * scale

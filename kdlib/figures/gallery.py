@@ -1,5 +1,5 @@
-"""Slides from records: every figure again from data/results, in the lecture's order, with manifest and
-gallery. No torch.
+"""Slides from records: every figure again from data/results, in the lecture's order, with manifest
+and gallery. No torch.
 
     python -m kdlib figures 04 05 --format png --style dark
 """
@@ -20,9 +20,9 @@ from . import drawing
 from .drawing import FORMATS, table_of
 from .slides import FIGURES
 
-# What a drawing function meets in a record of another form: a field that is not there, or of another
-# kind. The gallery goes on with the next figure; whoever calls the function itself, as a test does,
-# gets the exception.
+# What a drawing function meets in a record of another form: a field that is not there, or of
+# another kind. The gallery goes on with the next figure; whoever calls the function itself, as a
+# test does, gets the exception.
 UNFIT = (LookupError, StopIteration, TypeError, ValueError, AttributeError)
 
 
@@ -180,7 +180,9 @@ def _list(files) -> str:
 
 
 def _last_commit(files: list[Path]) -> str:
-    """The last commit of the data: the current commit would make every redraw look like a change."""
+    """The last commit of the data: the current commit would make every redraw look like a
+    change.
+    """
     command = ["git", "log", "-1", "--format=%h", "--", *map(str, files)]
     try:
         done = subprocess.run(command, cwd=files[0].parent, capture_output=True, text=True)
@@ -192,8 +194,8 @@ def _last_commit(files: list[Path]) -> str:
 def _page(name: str, manifest: list[dict]) -> str:
     """A page of the gallery from `templates/NAME.j2`: the figures that have a picture.
 
-    index.html has no script or style from elsewhere: it opens from a folder, and from a USB stick in
-    the lecture hall.
+    index.html has no script or style from elsewhere: it opens from a folder, and from a USB stick
+    in the lecture hall.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

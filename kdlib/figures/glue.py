@@ -10,7 +10,24 @@ import pandas as pd
 from ..methods import LABELS
 from ..course.results import interval
 from ..course.stored import whole
-from .drawing import Rows, again, color, figure, grid, heat, level, lines, look, marker, panels, rate_name, row_of_axes, spread
+from .drawing import (
+    Rows,
+    again,
+    color,
+    fastest_first,
+    figure,
+    grid,
+    groups,
+    heat,
+    level,
+    lines,
+    look,
+    marker,
+    panels,
+    rate_name,
+    row_of_axes,
+    spread,
+)
 
 MNLI = Rows("MiniNLI, synthetic", "real MNLI rows")
 QQP = Rows("MiniQQP, synthetic", "real QQP rows")
@@ -30,10 +47,10 @@ QQP = Rows("MiniQQP, synthetic", "real QQP rows")
 def learning_curves(table):
     """columns: learning_rate, step, split ("train" or "validation"), ce"""
     names = {rate: f"lr {rate:.0e}" for rate in table["learning_rate"].unique()}
-    fastest_first = table.sort_values("learning_rate", ascending=False, kind="stable")
+    table = table.sort_values("learning_rate", ascending=False, kind="stable")
     fig, axes = plt.subplots(1, 2, sharey=True, figsize=(8, 3.4))
     for ax, split in zip(axes, ("train", "validation")):
-        part = fastest_first[fastest_first["split"] == split]
+        part = table[table["split"] == split]
         lines(ax, part, "step", "ce", "learning_rate", names, markers=split == "validation")
         ax.set(title=split, xlabel="step")
     axes[0].set_ylabel("cross-entropy")
@@ -88,8 +105,8 @@ def live_curves(table):
     "04_distilbert_mnli",
     "Does KD help? MiniNLI (synthetic)",
     MNLI,
-    alt="""Four students that differ in their loss alone, with the teacher as a dashed line: accuracy
-    on the validation rows, mean and standard deviation over seeds.""",
+    alt="""Four students that differ in their loss alone, with the teacher as a dashed line:
+    accuracy on the validation rows, mean and standard deviation over seeds.""",
 )
 def methods(table):
     """columns: method, seed, accuracy, teacher_accuracy"""
@@ -217,8 +234,8 @@ def other_convention(alpha):
     weight of the hard labels: the same points, mirrored.""",
 )
 def temperature_and_alpha(table):
-    """columns: temperature, alpha (weight of the soft loss), seed, accuracy; the rows with alpha = 0
-    count for every temperature
+    """columns: temperature, alpha (weight of the soft loss), seed, accuracy; the rows with alpha =
+    0 count for every temperature
     """
     mean = 100 * table.pivot_table(index="temperature", columns="alpha", values="accuracy")
     is_zero = table["alpha"] == 0
@@ -251,8 +268,8 @@ def temperature_and_alpha(table):
 
 
 def _rates(stored, task: str, notebook: str, synthetic: str) -> pd.DataFrame:
-    """Accuracy and macro-F1 of distilled students by rate: the lecture's, ours on real rows, ours on
-    the stand-in.
+    """Accuracy and macro-F1 of distilled students by rate: the lecture's, ours on real rows, ours
+    on the stand-in.
     """
     lecture = pd.DataFrame(stored.lecture()[f"{task}_learning_rates"])
     lecture[["accuracy", "macro_f1"]] /= 100  # it speaks in per cent
@@ -281,17 +298,17 @@ def _qqp_rates(stored):
     "04_distilbert_mnli",
     "MNLI: learning rates",
     "",
-    alt="""A table: accuracy and macro-F1 of students distilled on MNLI at three learning rates, each
-    a hundredth of the one above, as the lecture reports them and as our runs found them, on real
-    rows and on the synthetic stand-in, mean and standard deviation over seeds. On real rows the two
-    small rates stay at the share of one class, with a macro-F1 below 0.2.""",
+    alt="""A table: accuracy and macro-F1 of students distilled on MNLI at three learning rates,
+    each a hundredth of the one above, as the lecture reports them and as our runs found them, on
+    real rows and on the synthetic stand-in, mean and standard deviation over seeds. On real rows
+    the two small rates stay at the share of one class, with a macro-F1 below 0.2.""",
     data=_mnli_rates,
 )
 def mnli_rates(table):
     """columns: who, learning_rate, seed, accuracy, macro_f1 (shares)"""
     rows, rules = [], []
-    for who, part in table.groupby("who", sort=False):
-        for rate, runs in sorted(part.groupby("learning_rate"), reverse=True):
+    for _, who, part in groups(table, "who"):
+        for _, rate, runs in fastest_first(part):
             scores = [spread(runs[metric], 100) for metric in ("accuracy", "macro_f1")]
             rows.append([who, rate_name(rate), *scores, str(len(runs))])
             who = ""  # said once
@@ -374,8 +391,17 @@ def temperature_and_alpha_real(table):
         alphas = [f"{alpha:g}\n({1 - alpha:g})" for alpha in cells.columns]
         temperatures = [f"{T:g}" for T in cells.index]
         white = means.abs().to_numpy() >= 0.6 * reach
-        looks = dict(cmap="PuOr", vmin=-reach, vmax=reach)
-        shades = heat(ax, means, cells.map(_signed), white, alphas, temperatures, **looks)
+        shades = heat(
+            ax,
+            means,
+            cells.map(_signed),
+            white,
+            alphas,
+            temperatures,
+            cmap="PuOr",
+            vmin=-reach,
+            vmax=reach,
+        )
         at_chance = part.groupby("seed")["at_chance"].first()
         lost, seeds = at_chance.sum(), len(at_chance)
         warning = f"\n{lost} of {seeds} on labels alone: at chance" if lost else ""

@@ -5,7 +5,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .drawing import HATCHES, Rows, again, bars, beside, color, figure, ink, legend_above, level, lines, look, marker, panels, paper, plain_numbers, upright
+from .drawing import (
+    Rows,
+    again,
+    bar_look,
+    bars,
+    beside,
+    color,
+    figure,
+    groups,
+    ink,
+    legend_above,
+    level,
+    lines,
+    look,
+    marker,
+    middle,
+    panels,
+    paper,
+    plain_numbers,
+    upright,
+)
 
 MINI_NLI = Rows("MiniNLI, synthetic")
 PEOPLE = Rows("MiniNLI, synthetic", "human votes (ChaosNLI, real)")
@@ -26,7 +46,7 @@ def _box(ax, x, y, width, height, text, edge) -> None:
         linewidth=1.5,
     )
     ax.add_patch(shape)
-    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+    middle(ax, x + width / 2, y + height / 2, text, 9)
 
 
 def _arrow(ax, start, end, text="", edge=None, line="-", shift=(0, 0.14)) -> None:
@@ -36,7 +56,7 @@ def _arrow(ax, start, end, text="", edge=None, line="-", shift=(0, 0.14)) -> Non
     ax.annotate("", end, start, arrowprops=looks)
     x = (start[0] + end[0]) / 2 + shift[0]
     y = (start[1] + end[1]) / 2 + shift[1]
-    ax.text(x, y, text, ha="center", va="center", fontsize=8.5, color=edge)
+    middle(ax, x, y, text, color=edge)
 
 
 @figure(
@@ -102,7 +122,9 @@ FORMATS_IN_USE = ("fp32", "bf16", "int8 weight-only", "int8 dynamic", "int4 weig
 
 
 def _plane(stored):
-    """Time, size and accuracy of teacher and student in several formats, and what each cost to make."""
+    """Time, size and accuracy of teacher and student in several formats, and what each cost to
+    make.
+    """
     records = stored.records("08_limits")
     used = pd.DataFrame(
         [{"seed": r["seed"], **row} for r in records for row in r["results"]["in_use"]]
@@ -138,9 +160,18 @@ def speed_size_quality(table):
     teacher_minutes, student_rows
     """
     fig, ax = plt.subplots(figsize=(7.2, 4.05))
-    for i, (model, part) in enumerate(table.groupby("model", sort=False)):
-        place, size = (part["time"], part["accuracy"]), 90 * part["mb_packed"]
-        ax.scatter(*place, s=size, color=color(i), marker=marker(i), alpha=0.75, label=model)
+    for i, model, part in groups(table, "model"):
+        size = 90 * part["mb_packed"]
+        ax.scatter(
+            "time",
+            "accuracy",
+            s=size,
+            color=color(i),
+            marker=marker(i),
+            alpha=0.75,
+            label=model,
+            data=part,
+        )
         for j, row in enumerate(part.sort_values("time").to_dict("records")):
             name = row["method"].replace("weight-only", "weights")
             ax.annotate(
@@ -175,7 +206,7 @@ CLASSES = ("entailment", "neutral", "contradiction")
 def _share(ax, x, y, share) -> None:
     """A share in the middle of its part of a bar, on a patch of the ground: bars have hatches."""
     patch = dict(boxstyle="round,pad=0.15", facecolor=paper(), edgecolor="none", alpha=0.85)
-    ax.text(x, y, f"{share:.0%}", ha="center", va="center", fontsize=8.5, bbox=patch)
+    middle(ax, x, y, f"{share:.0%}", bbox=patch)
 
 
 @figure(
@@ -197,8 +228,7 @@ def dark_knowledge(table):
     left = np.zeros(len(table))
     for k, answer in enumerate(CLASSES):
         shares = table[answer].to_numpy()
-        looks = dict(color=color(k), alpha=0.75, hatch=HATCHES[k], edgecolor=paper())
-        ax.barh(places, shares, 0.85, left, **looks, label=answer)
+        ax.barh(places, shares, 0.85, left, **bar_look(k), alpha=0.75, label=answer)
         for x, y, share in zip(left, places, shares):
             if share >= 0.04:
                 _share(ax, x + share / 2, y, share)
@@ -239,13 +269,19 @@ def dark_knowledge_or_smoothing(table):
     """
     who = table["who"].iloc[0] if "who" in table else "true distribution"
     fig, ax = plt.subplots(figsize=(7.2, 3.9))
-    for i, (target, part) in enumerate(table.groupby("target", sort=False)):
+    for i, target, part in groups(table, "target"):
         best = part.loc[part["KL"].idxmin()]
         symbol = "ε" if target.startswith("label") else "T"
         label = f"{target}: at best {best['KL']:.3f} ({symbol} = {best['strength']:g})"
         ax.plot(part["entropy"], part["KL"], **look(i), markersize=4, label=label)
-        ring = dict(color=color(i), markersize=9, markerfacecolor="none")
-        ax.plot(best["entropy"], best["KL"], marker(i), **ring)
+        ax.plot(
+            best["entropy"],
+            best["KL"],
+            marker(i),
+            color=color(i),
+            markersize=9,
+            markerfacecolor="none",
+        )
     theirs = table["people"].iloc[0]
     upright(ax, theirs, ":")
     top = ax.get_xaxis_transform()
@@ -352,9 +388,9 @@ def why_t_squared(table):
     "03_distillation_loss",
     "What the loss pushes",
     "",
-    alt="""How the loss pushes the student's logits, one panel for each pair of alpha and T: for each
-    class the push of the soft loss, of the hard loss, and of both together. The hard loss pushes up
-    one class and all others down alike; the soft loss tells the wrong classes apart.""",
+    alt="""How the loss pushes the student's logits, one panel for each pair of alpha and T: for
+    each class the push of the soft loss, of the hard loss, and of both together. The hard loss
+    pushes up one class and all others down alike; the soft loss tells the wrong classes apart.""",
 )
 def pulls(table):
     """columns: alpha, T, class, soft, hard (minus the gradient of each part, weights included)"""
@@ -362,8 +398,8 @@ def pulls(table):
     for ax, (alpha, T), part in parts:
         x = np.arange(len(part))
         for i, column in enumerate(("soft", "hard")):
-            looks = dict(color=color(i), hatch=HATCHES[i], edgecolor=paper())
-            ax.bar(x + (i - 0.5) * 0.34, part[column], 0.32, **looks, label=f"{column} loss")
+            places, label = x + (i - 0.5) * 0.34, f"{column} loss"
+            ax.bar(places, part[column], 0.32, **bar_look(i), label=label)
         both = part["soft"] + part["hard"]
         ax.plot(x, both, "D", color=ink(), markersize=5, label="together")
         level(ax, 0, "-", linewidth=0.8)
@@ -382,9 +418,10 @@ def pulls(table):
     "03_distillation_loss",
     "The usual mistakes",
     MINI_NLI,
-    alt="""The usual mistakes on one batch, one row each: left, the norm of the student's gradient as
-    a multiple of the right one's, on a logarithmic axis; right, the cosine between the two, at the
-    student's first step (dots) and at its last (squares). The right loss stands at 1 everywhere.""",
+    alt="""The usual mistakes on one batch, one row each: left, the norm of the student's gradient
+    as a multiple of the right one's, on a logarithmic axis; right, the cosine between the two, at
+    the student's first step (dots) and at its last (squares). The right loss stands at 1
+    everywhere.""",
 )
 def mistakes(table):
     """columns: mistake, loss, norm (ratio to the right gradient's), "first step" and "last step"
@@ -420,10 +457,10 @@ def mistakes(table):
     "03_distillation_loss",
     "Accuracy hides mistakes",
     MINI_NLI,
-    alt="""Validation accuracy of students that were trained with each mistake, beside the right loss
-    and CE only: the dot is the mean over the course's seeds, the bar two standard deviations, the
-    cross this run; what lies far below is written at the left edge. Most mistakes hide within the
-    spread.""",
+    alt="""Validation accuracy of students that were trained with each mistake, beside the right
+    loss and CE only: the dot is the mean over the course's seeds, the bar two standard deviations,
+    the cross this run; what lies far below is written at the left edge. Most mistakes hide within
+    the spread.""",
 )
 def accuracy_hides(table):
     """columns: loss, accuracy (%), run ("reference", several rows a loss, or "this run")"""
@@ -435,12 +472,26 @@ def accuracy_hides(table):
     stats = table[table["run"] == "reference"].groupby("loss")["accuracy"].agg(["mean", "std"])
     near = stats.reindex(order).query("mean > @edge")
     error = 2 * near["std"].fillna(0)
-    looks = dict(fmt="o", color=color(0), capsize=3, label="reference: mean ± 2 sd")
-    ax.errorbar(near["mean"], place[near.index], xerr=error, **looks)
+    ax.errorbar(
+        near["mean"],
+        place[near.index],
+        xerr=error,
+        fmt="o",
+        color=color(0),
+        capsize=3,
+        label="reference: mean ± 2 sd",
+    )
     mine = table[table["run"] == "this run"].set_index("loss")["accuracy"]
     shown = mine[mine > edge]
-    cross = dict(color=color(1), markersize=8, markeredgewidth=2)
-    ax.plot(shown, place[shown.index], "x", **cross, label="this run")
+    ax.plot(
+        shown,
+        place[shown.index],
+        "x",
+        color=color(1),
+        markersize=8,
+        markeredgewidth=2,
+        label="this run",
+    )
     for name, accuracy in mine[mine <= edge].items():
         beside(ax, place[name], f"◀ {accuracy:.1f}, far below", 0.01, color=color(1))
     ax.set_yticks(place, order)

@@ -1,11 +1,12 @@
-"""The lecture's legend: which tokens of a training text are prompt, source and target, and which are
-learnt.
+"""The lecture's legend: which tokens of a training text are prompt, source and target, and which
+are learnt.
 
     table = legend.tokens(tokenizer, "Hello", "Bonjour")      # one row a token
-    legend.html(table)                    # in a notebook; figures.prompt_legend is its twin on paper
+    legend.html(table)                    # in a notebook; figures.prompt_legend is its twin on
+    paper
 
-Parts differ in colour *and* in their border, learnt tokens are bold and underlined: it can be read in
-grey and by colour-blind eyes.
+Parts differ in colour *and* in their border, learnt tokens are bold and underlined: it can be read
+in grey and by colour-blind eyes.
 """
 
 import html as markup
@@ -60,7 +61,9 @@ def _labels(tokenizer, source: str, target: str, length: int) -> list[int]:
 
 
 def html(table: pd.DataFrame):
-    """The table of `tokens` as an IPython HTML object: every token in its own span, its text escaped."""
+    """The table of `tokens` as an IPython HTML object: every token in its own span, its text
+    escaped.
+    """
     from IPython.display import HTML
 
     counts = table["part"].value_counts()

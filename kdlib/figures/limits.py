@@ -3,7 +3,21 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .drawing import HATCHES, Rows, again, color, figure, ink, legend_above, number, only_ticks, panels, paper, seeds, upright
+from .drawing import (
+    Rows,
+    again,
+    bar_look,
+    color,
+    figure,
+    ink,
+    legend_above,
+    number,
+    only_ticks,
+    panels,
+    paper,
+    seeds,
+    upright,
+)
 
 MINI_NLI = Rows("MiniNLI, synthetic", "real MNLI rows")
 BOTH = Rows("MiniNLI and MiniParl, synthetic", "real MNLI rows")
@@ -82,8 +96,9 @@ def quantisation_plane(table):
     first = fig.axes[0]
     first.plot([], [], **_mark(False), label="a step a row or a group")
     first.plot([], [], **_mark(True), label="one step a matrix")
-    looks = dict(loc="outside upper center", columnspacing=1, handletextpad=0.3)
-    fig.legend(fontsize=8.5, ncols=2, **looks)
+    fig.legend(
+        fontsize=8.5, ncols=2, loc="outside upper center", columnspacing=1, handletextpad=0.3
+    )
     return fig
 
 
@@ -120,8 +135,8 @@ def layer_sensitivity(table):
         for i, (bits, some) in enumerate(part.groupby("bits", sort=True)):
             values = some.groupby("kind")["kl"].mean().reindex(order)
             places = np.arange(len(order)) + (i - 0.5) * 0.38
-            looks = dict(color=color(i), hatch=HATCHES[i % 3], edgecolor=paper())
-            ax.barh(places, values - floor, 0.36, floor, **looks, label=f"{bits} bits")
+            label = f"{bits} bits"
+            ax.barh(places, values - floor, 0.36, floor, **bar_look(i % 3), label=label)
             for y, value in zip(places, values):
                 told = f"{value:.2g}" if value >= 1e-3 else f"{value:.0e}"
                 number(ax, told, value, y, 4, fontsize=8, color=color(i))
@@ -173,8 +188,7 @@ def memory_bars(table):
     fig, ax = plt.subplots(figsize=(9, 0.5 * len(recipes) + 1.6))
     left = np.zeros(len(recipes))
     for i, part in enumerate(PARTS):
-        looks = dict(color=color(i), hatch=HATCHES[i], edgecolor=paper())
-        ax.barh(recipes.index, recipes[part], 0.7, left, **looks, label=part)
+        ax.barh(recipes.index, recipes[part], 0.7, left, **bar_look(i), label=part)
         left += recipes[part].to_numpy()
     patch = dict(boxstyle="round,pad=0.1", facecolor=paper(), edgecolor="none")
     for y, (total, end) in enumerate(zip(recipes["total"], left)):
@@ -187,6 +201,12 @@ def memory_bars(table):
             ax.text(gb, -0.75, "\n".join(names), ha="center", va="bottom", fontsize=8.5)
     ax.set(xlabel="GB", ylim=(len(recipes) - 0.4, -0.6), xlim=(0, 1.12 * left.max()))
     ax.grid(axis="y", visible=False)
-    under = dict(loc="upper center", bbox_to_anchor=(0.42, -0.16))
-    ax.legend(ncols=6, fontsize=8.5, **under, columnspacing=1, handlelength=1.5)
+    ax.legend(
+        ncols=6,
+        fontsize=8.5,
+        loc="upper center",
+        bbox_to_anchor=(0.42, -0.16),
+        columnspacing=1,
+        handlelength=1.5,
+    )
     return fig

@@ -6,7 +6,28 @@ import numpy as np
 import pandas as pd
 
 from ..course.stored import whole
-from .drawing import Rows, band, beside, color, dots, figure, grid, heat, ink, legend_above, level, look, only_ticks, panels, plain_numbers, rate_name, seeds, spread, upright
+from .drawing import (
+    Rows,
+    band,
+    dots,
+    fastest_first,
+    figure,
+    grid,
+    groups,
+    heat,
+    ink,
+    legend_above,
+    level,
+    look,
+    middle,
+    only_ticks,
+    panels,
+    plain_numbers,
+    rate_name,
+    seeds,
+    spread,
+    upright,
+)
 
 PAIRS = Rows("MiniParl, synthetic", "real Europarl pairs")
 
@@ -35,17 +56,17 @@ def _token_box(ax, x, y, shown, part, learnt) -> None:
         linewidth=2 if learnt else 1.1,
     )
     ax.add_patch(box)
-    ax.text(
+    weight = "bold" if learnt else "normal"
+    middle(
+        ax,
         x + len(shown) / 2,
         y,
         shown,
-        ha="center",
-        va="center",
+        9.2,
         family="monospace",
-        fontsize=9.2,
         parse_math=False,
         color="black",
-        weight="bold" if learnt else "normal",
+        weight=weight,
     )
 
 
@@ -129,15 +150,15 @@ def end_recipes(table):
     "06_eurollama_prompt",
     "The end token is learnt",
     PAIRS,
-    alt="""How soon an end is learnt: the probability of the end token where a translation ends, on a
-    logarithmic axis, against training steps; one line for a new row (the mean of all others) and
+    alt="""How soon an end is learnt: the probability of the end token where a translation ends, on
+    a logarithmic axis, against training steps; one line for a new row (the mean of all others) and
     one for a reserved token's row, with the range over seeds as a band. Both start far below one
     word in the vocabulary and rise to nearly 1.""",
 )
 def end_learnt(table):
     """columns: name, seed, step, probability, words (size of the vocabulary)"""
     fig, ax = plt.subplots(figsize=(6.8, 3.5))
-    for i, (name, part) in enumerate(table.groupby("name", sort=False)):
+    for i, name, part in groups(table, "name"):
         stats = part.groupby("step")["probability"].agg(["median", "min", "max"])
         band(ax, stats, stats["median"], stats["min"], stats["max"], i, name)
     chance = 1 / table["words"].iloc[0]
@@ -165,9 +186,10 @@ def end_unlearnt(table):
     fig, left, right = _two_panels(table["name"])
     # Where theory is silent, `expected` is None.
     expected = table["expected"].astype(float).groupby(table["name"], sort=False).mean()
-    cross = dict(color=ink(), markersize=7, markeredgewidth=1.5)
     rows = np.arange(len(expected)) + 0.22
-    left.plot(expected, rows, "x", **cross, label="theory, T = 1")
+    left.plot(
+        expected, rows, "x", color=ink(), markersize=7, markeredgewidth=1.5, label="theory, T = 1"
+    )
     dots(left, table, "p_end", 0, fmt="{:.2f}", shift=-0.12, label="measured")
     left.set(xlabel="p(end) at the end", xlim=(-0.05, 1.35))
     left.set_xticks([0, 0.5, 1])
@@ -188,8 +210,8 @@ def _short(token: str) -> str:
     "07_eurollama_distil",
     "Where the teacher disagrees",
     PAIRS,
-    alt="""Heat map of one sentence: a column for each target token, a row for the student before and
-    after training, each cell with KL(teacher ‖ student) in nats at that token. Dark cells are
+    alt="""Heat map of one sentence: a column for each target token, a row for the student before
+    and after training, each cell with KL(teacher ‖ student) in nats at that token. Dark cells are
     tokens at which the student still expects other words than its teacher.""",
 )
 def token_divergence(table):
@@ -211,8 +233,9 @@ def token_divergence(table):
         models,
         **looks,
     )
-    slant = dict(rotation=90, ha="center") if many else dict(rotation=45, ha="right")
-    ax.set_xticks(range(len(tokens)), tokens, **slant)
+    ax.set_xticks(range(len(tokens)), tokens, rotation=90, ha="center") if many else dict(
+        rotation=45, ha="right"
+    )
     bar = fig.colorbar(shades, ax=ax, ticks=[-3, -2, -1, 0, 1], pad=0.01)
     bar.ax.set_yticklabels(["≤ 0.001", "0.01", "0.1", "1", "10"])
     bar.set_label("KL(teacher ‖ student), nats", fontsize=9)
@@ -223,9 +246,9 @@ def token_divergence(table):
     "07_eurollama_distil",
     "EuroLlama: what helps",
     PAIRS,
-    alt="""BLEU on test sentences of students that differ in what they were told and what they heard,
-    a dot a seed, with mean and standard deviation beside it; dashed lines for the teacher and for
-    the cap, which is the grammar's own likeliest translation.""",
+    alt="""BLEU on test sentences of students that differ in what they were told and what they
+    heard, a dot a seed, with mean and standard deviation beside it; dashed lines for the teacher
+    and for the cap, which is the grammar's own likeliest translation.""",
 )
 def translators(table):
     """columns: told, seed, bleu, teacher_bleu, cap (NaN where it is unknown)"""
@@ -253,7 +276,7 @@ def translation_rates(table):
     """columns: lora_rank, learning_rate, seed, step, ce"""
     fig, parts = panels(table, "lora_rank", 4.3, 3.4, sort=True, sharey=True)
     for ax, rank, part in parts:
-        for i, (rate, runs) in enumerate(sorted(part.groupby("learning_rate"), reverse=True)):
+        for i, rate, runs in fastest_first(part):
             stats = runs.groupby("step")["ce"].agg(["mean", "std"]).fillna(0)
             mean, sd = stats["mean"], stats["std"]
             band(ax, stats, mean, mean - sd, mean + sd, i, f"{rate:.0e}", alpha=0.2)
@@ -301,9 +324,9 @@ def eurollama_rates(table):
     rows, rules = [], []
     untrained = 9.0  # above every learning rate: this row comes first
     table = table.fillna({"learning_rate": untrained})
-    for who, part in table.groupby("who", sort=False):
+    for _, who, part in groups(table, "who"):
         teacher = part["teacher_bleu"].mean()
-        for rate, runs in sorted(part.groupby("learning_rate"), reverse=True):
+        for _, rate, runs in fastest_first(part):
             name = "base" if rate == untrained else rate_name(rate)
             scores = [spread(runs["bleu"]), spread(runs["comet"], digits=2)]
             rows.append([who, name, *scores, str(len(runs))])
@@ -317,7 +340,9 @@ def eurollama_rates(table):
 
 
 def _texts_of_seed_0(stored) -> dict[str, list[str]]:
-    """What three students say to each test sentence: on labels only, with KD, with KD at a low rate."""
+    """What three students say to each test sentence: on labels only, with KD, with KD at a low
+    rate.
+    """
     told = {}
     for record in stored.records("07_eurollama_distil", "laptop"):
         about = record["settings"]
@@ -370,7 +395,9 @@ def _bench(stored):
 
 
 def _cost(ax, part, by: str, column: str) -> None:
-    """One measure against one size, both logarithmic: ours, the plain way, and the others as crosses."""
+    """One measure against one size, both logarithmic: ours, the plain way, and the others as
+    crosses.
+    """
     others = part[~part["name"].isin(("plain", "ours"))]
     told = "other libraries and ways"
     ax.plot(others[by], others[column], "x", color="gray", markersize=5, label=told)

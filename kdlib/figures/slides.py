@@ -1,8 +1,8 @@
-"""All figures, in the order in which the slides show them: the lecture's way from why to limits, then
-what its claims are worth.
+"""All figures, in the order in which the slides show them: the lecture's way from why to limits,
+then what its claims are worth.
 
-To add a figure, write its function with `@figure(…)` above it in the module of its chapter, and give
-it its place here.
+To add a figure, write its function with `@figure(…)` above it in the module of its chapter, and
+give it its place here.
 """
 
 from . import beyond, glue, ideas, limits, llama

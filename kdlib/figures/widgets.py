@@ -52,7 +52,9 @@ def pushes(student, teacher, label: int, settings, classes=CLASSES) -> pd.DataFr
 
 
 def temperature(logits, classes=CLASSES):
-    """A slider for T beside the bars it flattens. logits: (classes,), array or tensor. The widget."""
+    """A slider for T beside the bars it flattens. logits: (classes,), array or tensor. The
+    widget.
+    """
 
     def draw(T):
         return softening(softened(logits, [T], classes))
@@ -81,7 +83,9 @@ def _temperature_slider(least: int, most: int):
 
 
 def _explorer(draw, alt: str, **sliders):
-    """Sliders above the figure that `draw(**values)` returns, an Image with the figure's alt text."""
+    """Sliders above the figure that `draw(**values)` returns, an Image with the figure's alt
+    text.
+    """
     from IPython.display import Image, display
     from ipywidgets import HTML, VBox, interactive_output
 
