@@ -98,7 +98,7 @@ def _load(
 def load_teacher(
     source: str | Path, labels: tuple[str, ...], *, revision: str | None = None
 ) -> PreTrainedModel:
-    """A classifier whose answers are to be learnt from: fine-tuned, its outputs ordered by `labels`.
+    """A fine-tuned classifier whose answers are to be learnt from, its outputs ordered by `labels`.
 
     A checkpoint that names these classes in another order gets its outputs sorted. One without
     names (LABEL_0…) is taken to have the task's order, which only labelled rows can tell: see
@@ -111,8 +111,8 @@ def load_teacher(
         listed = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
         raise ValueError(
             f"{source} cannot be the teacher: its weights lack {listed}, so its answers would be "
-            f"random. A teacher has been fine-tuned for the task ({', '.join(labels)}): name such a "
-            "model with teacher=…. A pretrained one like this can be the student."
+            f"random. A teacher has been fine-tuned for the task ({', '.join(labels)}): name such "
+            "a model with teacher=…. A pretrained one like this can be the student."
         )
     names, wanted = class_names(model), [name.lower() for name in labels]
     if names != wanted and sorted(names) == sorted(wanted):
