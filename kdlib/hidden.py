@@ -54,6 +54,7 @@ def hidden_loss(
     padding = ~mask[..., None]
     student = in_float32(student).masked_fill(padding, 1.0)
     teacher = in_float32(teacher.detach()).masked_fill(padding, 1.0)
+    # One distance a token: (rows, length).
     if kind == "cosine":
         by_token = 1 - F.cosine_similarity(student, teacher, dim=-1)
     else:
@@ -123,6 +124,7 @@ class HiddenTrainer(DistillationTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if return_outputs or not model.training:
+            # In evaluation the hidden states are no part of the loss.
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         # The parent's forward computes the hidden states, and would throw them away.
         kept = []
@@ -172,6 +174,7 @@ class HiddenTrainer(DistillationTrainer):
         try:
             return super().fit()
         finally:
+            # Also after an error: a saved student must be a plain model.
             if hasattr(self.model, "hidden_projections"):
                 del self.model.hidden_projections
 
@@ -199,5 +202,6 @@ def _projection(student: int, teacher: int) -> nn.Linear:
     """From the student's width to the teacher's; the identity at first, where they agree."""
     projection = nn.Linear(student, teacher, bias=False)
     if student == teacher:
+        # At the start the loss then compares the states themselves.
         nn.init.eye_(projection.weight)
     return projection

@@ -30,6 +30,7 @@ def own_words(model, batch: dict, *, stop: int, pad: int, longer: int = 8) -> di
     """
     lengths = batch["attention_mask"].sum(1).tolist()
     target_lengths = (batch["labels"] != IGNORED).sum(1).tolist()
+    # The target is the end of a row, before its padding: what is left is the prompt.
     prompts = [
         ids[: length - target]
         for ids, length, target in zip(batch["input_ids"], lengths, target_lengths)
@@ -38,6 +39,7 @@ def own_words(model, batch: dict, *, stop: int, pad: int, longer: int = 8) -> di
     answers = [_up_to_stop(row, stop) for row in sampled.to(batch["input_ids"].device)]
 
     ids, labels, masks = [], [], []
+    # Rows have other lengths now, so they are joined and padded anew, on the right.
     for prompt, answer in zip(prompts, answers):
         ids.append(torch.cat([prompt, answer]))
         labels.append(torch.cat([torch.full_like(prompt, IGNORED), answer]))
@@ -80,6 +82,7 @@ def _continued(model, prompts: list, new_tokens: int, stop: int, pad: int) -> to
 def _up_to_stop(row: torch.Tensor, stop: int) -> torch.Tensor:
     """The tokens up to the first `stop`, which belongs to them."""
     is_stop = (row == stop).long()
+    # 0 up to the first stop, its own place included: a stop does not count itself.
     stops_before = is_stop.cumsum(0) - is_stop
     return row[stops_before == 0]
 
