@@ -430,7 +430,7 @@ def check_label_order(logits, labels, names: tuple[str, ...], *, margin: float =
     if best != identity:
         meaning = ", ".join(f"output {i} = {names[j]}" for i, j in enumerate(best))
         raise ValueError(f"the teacher's classes are not in the order {names}: {as_it_stands}, with {meaning} on "
-                         f"{accuracies[best]:.1%}. Sort its outputs with models.reorder_classes(teacher, {best}, labels), save it "
+                         f"{accuracies[best]:.1%}. Permute its outputs with models.reorder_classes(teacher, {best}, labels), save it "
                          "to a folder and name that folder as the teacher.")
     return LabelOrder(identity, accuracies)
 
