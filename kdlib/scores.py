@@ -128,9 +128,11 @@ def bleu_gap(
     # How often each sentence counts, (1 + samples, sentences). In the first row: all of them once.
     weights = np.concatenate([np.ones((1, n)), draws])
     totals = weights @ counts  # (seeds, 1 + samples, n-gram counts)
+    # One BLEU for each seed and draw: (seeds, 1 + samples).
     bleus = np.array(
         [[metric._compute_score_from_stats(list(total)).score for total in one] for one in totals]
     )
+    # The same sentences for both sides, so that their common difficulty cancels.
     gaps = bleus[: len(ours)].mean(0) - bleus[len(ours) :].mean(0)
     low, high = np.quantile(gaps[1:], [0.025, 0.975])
     return float(gaps[0]), float(low), float(high)
@@ -165,6 +167,7 @@ def comet(
     score is None and the reason says why.
     """
     _check(sources, texts, references)
+    # An optional package: a course without it says so in its table, and goes on.
     try:
         import comet as unbabel
     except ImportError as error:

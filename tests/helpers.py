@@ -24,7 +24,8 @@ epochs: int = -1
 train_rows: int = -1
 """
 START = """import kdlib as kd
-run = kd.start("04_distilbert_mnli", profile=profile, seed=seed, run_dir=run_dir, learning_rate=learning_rate, method=method)"""
+run = kd.start("04_distilbert_mnli", profile=profile, seed=seed, run_dir=run_dir,
+               learning_rate=learning_rate, method=method)"""
 
 
 def write_notebook(folder: Path, *cells: str) -> Path:

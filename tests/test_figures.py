@@ -711,7 +711,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments, said):
 
 
 def test_figures_need_no_torch():
-    code = "import sys, time; t = time.perf_counter(); import kdlib.figures, kdlib.figures.gallery; print(time.perf_counter() - t, sorted({'torch', 'seaborn', 'scipy'} & set(sys.modules)))"
+    code = "import sys, time; t = time.perf_counter(); import kdlib.figures, kdlib.figures.gallery, kdlib.figures.widgets; print(time.perf_counter() - t, sorted({'torch', 'seaborn', 'scipy'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=runs.ROOT
     )

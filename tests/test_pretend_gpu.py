@@ -179,11 +179,15 @@ def runner(tmp_path_factory):
 def test_a_notebook_runs_on_a_gpu_and_asks_no_model_on_the_cpu(path, runner):
     found = runner(path)
     assert not found["failures"], "\n".join(found["failures"])
-    assert {device for _, _, device, _, _ in found["passes"]} <= {"cuda"}, found["passes"]
+    on_cpu = [seen for seen in found["passes"] if seen[2] != "cuda"]
+    assert not [seen for seen in on_cpu if seen[1] != "a cell itself"], on_cpu
+    # a cell may show a model a sentence or two where the model is
+    assert sum(count for *_, count in on_cpu) <= FEW, on_cpu
     askers = {asker for _, asker, _, _, _ in found["passes"]}
     assert EXPECTED.get(path.stem[:2], set()) <= askers or path.parent.name == "solutions", askers
 
 
+FEW = 30
 EXPECTED = {
     "06": {"compute_loss", "end_probability", "translate"},
     "07": {"compute_loss", "translate", "topk_answers", "target_logits", "prediction_step"},

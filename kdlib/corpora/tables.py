@@ -38,6 +38,7 @@ def rows(corpus, seed=SEED):
         key, text, other, label_dist = of.pair(rng, phenomenon)
         split = grammar.split_name(corpus, key)
         pair = of.same_pair((text, other))
+        # two combinations may say the same pair, one in each split
         leaked = split == "train" and pair in judged
         if not missing[split] or pair in seen or leaked:
             return None

@@ -42,9 +42,11 @@ def acquire(folder: Path) -> None:
         "log": os.environ.get("KD_LOG", ""),
         "since": datetime.now().isoformat(timespec="seconds"),
     }
+    # written beside and then linked, so that nobody reads half a record
     fresh = folder / f"{NAME}.{os.getpid()}.new"
     fresh.write_text(json.dumps(me), encoding="utf8")
     try:
+        # a bound, for two runs could take turns in removing each other's stale lock
         for _ in range(100):
             with suppress(FileExistsError):
                 _link(fresh, folder / NAME)
@@ -64,6 +66,7 @@ def _make_way(folder: Path) -> None:
     if record and _orphan(record):
         # a kernel whose papermill was killed ends itself within a second or two
         time.sleep(0.1)
+    # None, too: who cannot be asked about may be at work on another node
     elif record and record["alive"] is not False:
         raise OSError(
             f"the run folder {folder} is in use by {name(record)}. Wait for it, or end it; "
@@ -106,7 +109,7 @@ def join(folder: Path) -> None:
 
     record = owner(folder)
     if record and _is_here(record) and _is_ancestor(record["pids"][0][0]):
-        del record["alive"]
+        del record["alive"]  # an answer of now, not to be kept
         record["pids"] = [record["pids"][0], _pid(os.getpid())]
         write_json(folder / NAME, record)
     else:
@@ -131,6 +134,7 @@ def refuse_if_taken(folder: Path) -> None:
 
 def release(folder: Path) -> None:
     """Give the folder back, if it is this process's; nothing happens otherwise."""
+    # a lock that is gone, broken or another's is nothing to complain about at the end of a run
     with suppress(OSError, ValueError, KeyError):
         record = json.loads((folder / NAME).read_text(encoding="utf8"))
         if _is_here(record) and record["pids"][0][0] == os.getpid():
@@ -159,7 +163,7 @@ def running(which: str) -> bool | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
-        return None
+        return None  # no Slurm on this machine, or one that is too busy
     if done.returncode:
         # Slurm forgets a job some minutes after its end
         return False if "Invalid job id" in done.stderr else None
@@ -193,6 +197,7 @@ def _pid(pid: int) -> list | None:
 
     with suppress(psutil.Error):
         process = psutil.Process(pid)
+        # a zombie has ended, and waits for its parent to take note
         if process.status() != psutil.STATUS_ZOMBIE:
             return [pid, round(process.create_time(), 1)]
     return None

@@ -55,22 +55,27 @@ def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -
 def _classifier_logits(teacher, rows, collator, batch_size: int) -> np.ndarray:
     if hasattr(rows, "column_names"):
         # texts and labels need not be read from disk
-        rows = rows.select_columns([column for column in rows.column_names if column in READ])
+        columns = [column for column in rows.column_names if column in READ]
+        rows = rows.select_columns(columns)
         lengths = [len(ids) for ids in rows["input_ids"]]
     else:
         lengths = [len(rows[i]["input_ids"]) for i in range(len(rows))]
-    order = np.argsort(-np.asarray(lengths), kind="stable")
-    answers = np.zeros((len(rows), teacher.config.num_labels), np.float32)
+    longest_first = np.argsort(-np.asarray(lengths), kind="stable")
+    shape = len(rows), teacher.config.num_labels
+    answers = np.zeros(shape, np.float32)
     was_training = teacher.training
     teacher.eval()
-    for start in range(0, len(order), batch_size):
-        picked = order[start : start + batch_size]
+    for start in range(0, len(rows), batch_size):
+        picked = longest_first[start : start + batch_size]
         features = []
         for i in picked:
             row = rows[int(i)]
-            features.append({name: value for name, value in row.items() if name in READ})
-        batch = {name: value.to(teacher.device) for name, value in collator(features).items()}
-        logits = teacher(**forward_inputs(teacher, batch)).logits
+            read = {name: value for name, value in row.items() if name in READ}
+            features.append(read)
+        batch = collator(features)
+        batch = {name: value.to(teacher.device) for name, value in batch.items()}
+        inputs = forward_inputs(teacher, batch)
+        logits = teacher(**inputs).logits
         # back to the rows' own places
         answers[picked] = logits.float().cpu().numpy()
     teacher.train(was_training)
@@ -94,11 +99,13 @@ def _topk_answers(
     answers = [None] * len(rows)
     was_training = teacher.training
     teacher.eval()
-    # longest first, as in `teacher_logits`
-    order = np.argsort([-len(ids) for ids in rows["input_ids"]], kind="stable")
-    for start in range(0, len(order), batch_size):
-        picked = [int(i) for i in order[start : start + batch_size]]
-        batch, keep = _padded_batch([rows[i] for i in picked], teacher.device)
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    # as in `teacher_logits`
+    longest_first = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+    for start in range(0, len(rows), batch_size):
+        picked = longest_first[start : start + batch_size]
+        batch_rows = [rows[i] for i in picked]
+        batch, keep = _padded_batch(batch_rows, teacher.device)
         # logits of the predicted tokens only: a prompt's would be the most of them
         logits = logits_at(teacher, batch, keep)
         tokens_of_each_row = keep.sum(1).tolist()
@@ -106,10 +113,10 @@ def _topk_answers(
             answers[i] = compress(part, k, temperatures)
     teacher.train(was_training)
     ids, logprobs, rest = (torch.cat(parts) for parts in zip(*answers))
-    lengths = [len(row_ids) for row_ids, _, _ in answers]
+    tokens = [len(row_ids) for row_ids, _, _ in answers]
     # half precision is off by at most 0.05 % of a log-probability
     return {
-        "offsets": torch.tensor([0, *np.cumsum(lengths)]),
+        "offsets": torch.tensor([0, *np.cumsum(tokens)]),
         "logprobs": logprobs.to(torch.float16),
         "rest": rest,
         **narrow_ids(ids, teacher.config.vocab_size),
@@ -126,7 +133,8 @@ def _padded_batch(rows: list[dict], device) -> tuple[dict, torch.Tensor]:
     mask = positions[None] < lengths[:, None]
     keep = torch.zeros_like(mask)
     for i, row in enumerate(rows):
-        keep[i, predicted(row).to(device)] = True
+        answered = predicted(row).to(device)
+        keep[i, answered] = True
     return {"input_ids": batch, "attention_mask": mask.long()}, keep
 
 
@@ -135,8 +143,9 @@ def predicted(row: dict) -> torch.Tensor:
 
     Without labels, every position but the last.
     """
-    labels = torch.tensor(row.get("labels", row["input_ids"]))
-    return torch.nonzero(labels[1:] != -100)[:, 0]
+    labels = row.get("labels", row["input_ids"])
+    next_labels = torch.tensor(labels)[1:]
+    return torch.nonzero(next_labels != -100)[:, 0]
 
 
 def compress(
@@ -155,11 +164,14 @@ def compress(
         # overwritten in place: what was kept counts for nothing in the rest
         others = logprobs.scatter_(-1, ids, -torch.inf)
         rests = [torch.logsumexp(others / t, -1) for t in temperatures]
-        parts.append([ids.cpu(), kept.cpu(), torch.stack(rests, -1).cpu()])
+        rest = torch.stack(rests, -1)
+        parts.append([ids.cpu(), kept.cpu(), rest.cpu()])
     if not parts:
         # a row without predicted tokens: nothing, in the shapes of something
         no_ids = torch.zeros(0, k, dtype=torch.long)
-        return no_ids, torch.zeros(0, k), torch.zeros(0, len(temperatures))
+        no_logprobs = torch.zeros(0, k)
+        no_rests = torch.zeros(0, len(temperatures))
+        return no_ids, no_logprobs, no_rests
     return tuple(torch.cat(column) for column in zip(*parts))
 
 
@@ -167,14 +179,14 @@ def narrow_ids(ids: torch.Tensor, vocabulary: int) -> dict[str, torch.Tensor]:
     """Two bytes an id, and beyond 65,536 words their 17th bits packed by eight (a third byte beyond
     131,072).
     """
-    low = {"ids": (ids % WIDE).to(torch.uint16)}
+    low = (ids % WIDE).to(torch.uint16)
     if vocabulary <= WIDE:
-        return low
+        return {"ids": low}
     high = (ids // WIDE).to(torch.uint8).numpy()
     # up to 131,072 words `high` is 0 or 1
     if vocabulary <= 2 * WIDE:
         high = np.packbits(high, axis=1)
-    return low | {"high": torch.from_numpy(high)}
+    return {"ids": low, "high": torch.from_numpy(high)}
 
 
 def wide_ids(low: torch.Tensor, high: torch.Tensor | None) -> torch.Tensor:
@@ -187,25 +199,32 @@ def wide_ids(low: torch.Tensor, high: torch.Tensor | None) -> torch.Tensor:
     # third byte it would need a vocabulary of 8 million words.
     if high.shape != tuple(low.shape) or (high == 128).any():
         high = np.unpackbits(high, axis=1, count=low.shape[1])
-    return ids + WIDE * torch.from_numpy(high.astype(np.int64))
+    high = torch.from_numpy(high.astype(np.int64))
+    return ids + WIDE * high
 
 
 @torch.inference_mode(False)
 def compare_topk(cache, teacher, rows, places, student=None) -> dict[str, float]:
     """What `teacher_cache.audit` says of a language model: cached against dense, token by token."""
     dense = _logits_row_by_row(teacher, rows)
-    student_logits = None if student is None else _logits_row_by_row(student, rows)
+    student_logits = None
+    if student is not None:
+        student_logits = _logits_row_by_row(student, rows)
     planned = cache.manifest["key"]["temperatures"]
     kept = cache.topk(places, planned[0])
     dense_logprobs = torch.log_softmax(dense, -1).gather(-1, kept.ids)
-    difference = (dense_logprobs - kept.logprobs).abs().max().item()
-    found = {"tokens": len(dense), "largest difference of a log-probability": difference}
+    difference = (dense_logprobs - kept.logprobs).abs().max()
+    found = {
+        "tokens": len(dense),
+        "largest difference of a log-probability": difference.item(),
+    }
     for t in planned:
         share = cache.manifest["lump"][str(t)]["mean"]
         found[f"T = {t:g}: share in the lump"] = share
         found[f"T = {t:g}: gradient off by at most"] = 2 * t * share
         if student_logits is not None:
-            cosine = gradient_cosine(student_logits, dense, cache.topk(places, t), t)
+            kept = cache.topk(places, t)
+            cosine = gradient_cosine(student_logits, dense, kept, t)
             found[f"T = {t:g}: cosine to the dense gradient"] = cosine
     return found
 
@@ -243,7 +262,8 @@ def gradient_cosine(
         (topk_distillation_loss, kept),
     ):
         logits = student_logits.detach().clone().requires_grad_()
-        loss(logits, teacher, labels, temperature=temperature, alpha=1.0).kd.backward()
+        parts = loss(logits, teacher, labels, temperature=temperature, alpha=1.0)
+        parts.kd.backward()
         # in float64: the cosine of equal directions should say 1, not 0.9999998
         gradients.append(logits.grad.flatten().double())
     return torch.nn.functional.cosine_similarity(*gradients, dim=0).item()

@@ -7,6 +7,7 @@ How long before a job's end must training stop? `KD_MARGIN` seconds, or longer w
 `timed` functions (translating, say) and evaluations note what they took, and the last of each kind before the training is taken for
 the one that comes after it.
 """
+
 import functools
 import json
 import os
@@ -14,9 +15,12 @@ import subprocess
 import sys
 import time
 
-MARGIN_SECONDS = 600                        # what a notebook gets to score and draw after its training was stopped
-SPARE, LAST_SECONDS = 1.5, 60.0             # what was measured may take half as long again; and the record and the figures want a minute
-_notes: list[dict] = []                     # trainings that were stopped early, since the last `take`
+MARGIN_SECONDS = 600  # what a notebook gets to score and draw after its training was stopped
+SPARE, LAST_SECONDS = (
+    1.5,
+    60.0,
+)  # what was measured may take half as long again; and the record and the figures want a minute
+_notes: list[dict] = []  # trainings that were stopped early, since the last `take`
 
 
 def slurm_end(job: str, began: float | None = None, *, now: float | None = None) -> float | None:
@@ -26,18 +30,28 @@ def slurm_end(job: str, began: float | None = None, *, now: float | None = None)
     used then, so that a node whose clock is wrong stops neither too early nor too late.
     """
     try:
-        told = subprocess.run(["squeue", "-h", "-j", job, "-o", "%S %e"], capture_output=True, text=True, timeout=30,
-                              env=os.environ | {"SLURM_TIME_FORMAT": "%s"}).stdout.split()
+        told = subprocess.run(
+            ["squeue", "-h", "-j", job, "-o", "%S %e"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env=os.environ | {"SLURM_TIME_FORMAT": "%s"},
+        ).stdout.split()
     except (OSError, subprocess.TimeoutExpired):
         told = []
     if len(told) < 2 or not all(t.isdigit() for t in told[:2]):
-        given = os.environ.get("SLURM_JOB_END_TIME", "")        # newer versions set it; squeue may be missing on a node
+        given = os.environ.get(
+            "SLURM_JOB_END_TIME", ""
+        )  # newer versions set it; squeue may be missing on a node
         return float(given) if given.isdigit() else None
     start, end = map(float, told[:2])
     if began is None:
         return end
     if abs(began - start) > 120:
-        print(f"this machine's clock is {began - start:+.0f} s off the cluster's; the job's end is counted from its start", file=sys.stderr)
+        print(
+            f"this machine's clock is {began - start:+.0f} s off the cluster's; the job's end is counted from its start",
+            file=sys.stderr,
+        )
     return began + (end - start)
 
 
@@ -94,6 +108,7 @@ def spend(**seconds: float) -> None:
 
 def timed(what: str):
     """A function whose last call tells how long its next one will take."""
+
     def around(function):
         @functools.wraps(function)
         def measured(*args, **kw):
@@ -101,7 +116,9 @@ def timed(what: str):
             value = function(*args, **kw)
             spend(**{what: round(time.monotonic() - began, 1)})
             return value
+
         return measured
+
     return around
 
 
@@ -137,10 +154,18 @@ def passed() -> bool:
 
 # -- what was left unfinished ------------------------------------------------------------------------------------------
 
+
 def note(step: int, steps: int, epoch: float, epochs: float) -> None:
     """A training was stopped after `step` of `steps`."""
-    _notes.append({"step": step, "steps": steps, "share": round(step / max(1, steps), 4),
-                   "epochs": round(epoch, 3), "of_epochs": round(float(epochs), 3)})
+    _notes.append(
+        {
+            "step": step,
+            "steps": steps,
+            "share": round(step / max(1, steps), 4),
+            "epochs": round(epoch, 3),
+            "of_epochs": round(float(epochs), 3),
+        }
+    )
 
 
 def put(one: dict) -> None:
@@ -156,5 +181,13 @@ def take() -> list[dict]:
 
 def told(partial: dict[str, list[dict]]) -> str:
     """One line: {stage: notes} as "student: 30 % of its training (0.9 of 3 epochs)"."""
-    of = lambda n: "of the data" if n["of_epochs"] == 1 else f"of its training ({n['epochs']:g} of {n['of_epochs']:g} epochs)"
-    return "; ".join(f"{stage}: {100 * n['share']:.0f} % {of(n)}" for stage, notes in partial.items() for n in notes)
+    of = lambda n: (
+        "of the data"
+        if n["of_epochs"] == 1
+        else f"of its training ({n['epochs']:g} of {n['of_epochs']:g} epochs)"
+    )
+    return "; ".join(
+        f"{stage}: {100 * n['share']:.0f} % {of(n)}"
+        for stage, notes in partial.items()
+        for n in notes
+    )

@@ -154,7 +154,9 @@ def how_to_make(source: str | Path) -> str:
     """ "; make it with …" for a teacher that is trained at the user's place, else nothing."""
     place = Path(str(source))
     if place.parts[:1] == ("runs",) and place.name.startswith("teacher_"):
-        return f"; make it with: python -m kdlib.course.teachers {place.name.removeprefix('teacher_')}"
+        return (
+            f"; make it with: python -m kdlib.course.teachers {place.name.removeprefix('teacher_')}"
+        )
     return ""
 
 

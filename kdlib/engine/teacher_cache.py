@@ -274,6 +274,7 @@ class TeacherCache:
         rows: a subset, in any order, of those that were asked about.
         """
         logits = self.logits(self.find(rows))
+        # an older column of answers, perhaps another teacher's, is replaced
         columns = [column for column in rows.column_names if column != asking.TEACHER_LOGITS]
         return rows.select_columns(columns).add_column(asking.TEACHER_LOGITS, list(logits))
 
@@ -292,7 +293,6 @@ class TeacherCache:
             )
         parts = [self._tokens_at(int(place)) for place in places]
         low, high, logprobs, rest = zip(*parts)
-        # a small vocabulary's ids fit two bytes: then there are no high bits
         high = None if high[0] is None else torch.cat(high)
         ids = asking.wide_ids(torch.cat(low), high)
         rest = torch.cat(rest)[:, planned.index(float(temperature))]
@@ -305,6 +305,7 @@ class TeacherCache:
         # slices: the shard lies on disk, and a batch needs a few of its rows
         start, end = shard.get_slice("offsets")[row : row + 2].tolist()
         kept = shard.keys()
+        # "high" is missing where two bytes hold every id
         names = ("ids", "high", "logprobs", "rest")
         return [shard.get_slice(name)[start:end] if name in kept else None for name in names]
 
@@ -335,7 +336,7 @@ def _digest_tensors(digest, tensors: dict) -> None:
     """Feeds tensors to a hash, by name, dtype, shape and bits."""
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # as bytes: NumPy has no bfloat16
+        # as bytes: NumPy has no bfloat16, and -0.0 must not count as 0.0
         flat = tensor.detach().cpu().contiguous().view(-1)
         digest.update(flat.view(torch.uint8).numpy())
 
@@ -408,6 +409,7 @@ def _write(path: Path, name: str, tensors: dict, about: dict, shards_left: int) 
             raise OSError(28, f"{free / 1e6:.1f} MB are free, {needed / 1e6:.1f} MB are needed")
         with open(fresh, "wb") as file:
             file.write(content)
+            # on the disk before the new name: a power cut leaves a whole shard or none
             file.flush()
             os.fsync(file.fileno())
         with suppress(PermissionError):  # Windows: another process reads the same whole shard
@@ -478,6 +480,7 @@ def _measure(folder: Path, shards: int, temperatures: list[float]) -> dict:
     size = sum(file.stat().st_size for file in files)
     if not temperatures:
         return {"bytes": size}
+    # read back from the shards: those of earlier, interrupted runs count as well
     lump = torch.cat([_lump(file, temperatures) for file in files])
     tokens = len(lump)
     shares = {}

@@ -34,7 +34,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..losses import DistillationLoss, TopK, check_settings, log_soft_targets_with_rest, valid_labels
+from ..losses import (
+    DistillationLoss,
+    TopK,
+    check_settings,
+    log_soft_targets_with_rest,
+    valid_labels,
+)
 from .wide_checks import check_student, check_teacher, check_topk, described
 
 # Bytes for logits, whatever memory is free: a result must not depend on the neighbours.

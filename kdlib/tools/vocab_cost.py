@@ -1,5 +1,4 @@
-"""What the loss costs at a wide vocabulary: ours beside the plain way, each in a process of its
-own.
+"""What the loss costs at a wide vocabulary: ours beside the plain way, each in its own process.
 
 Notebook 07 measures both while you watch; `tests/bench/wide_loss.py` adds other libraries and more
 sizes.
@@ -7,8 +6,7 @@ sizes.
 Every way computes (1-alpha)·CE + alpha·T²·KL(teacher ‖ student), mean over the labels that count,
 and its gradients. At a small size all numbers must agree before anything is timed. Memory is what a
 call takes above inputs, weights and gradients. Seconds of the processor are counted beside seconds
-of the
-clock: on a shared machine they leave the neighbours out.
+of the clock: on a shared machine they leave the neighbours out.
 """
 
 import json
@@ -17,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -127,6 +126,7 @@ def products(inputs: Inputs) -> tuple[Callable, int]:
     tokens = int((labels != IGNORED).sum())
     vocab, width = student_head.shape
     chunk = chunk_size("auto", vocab, student_hidden.dtype, tokens)
+    # As in our loss, all chunks share these buffers.
     student_logits = torch.zeros(chunk, vocab)
     teacher_logits = torch.zeros(chunk, vocab)
     to_hidden = torch.zeros(chunk, width)
@@ -140,6 +140,7 @@ def products(inputs: Inputs) -> tuple[Callable, int]:
             hidden = student_hidden[start:stop]
             torch.mm(hidden, student_head.t(), out=student_logits[:size])
             torch.mm(teacher_hidden[start:stop], teacher_head.t(), out=teacher_logits[:size])
+            # In the loss the derivative stands in the student's logits by now.
             torch.mm(student_logits[:size], student_head, out=to_hidden[:size])
             to_head.addmm_(student_logits[:size].t(), hidden, beta=float(start > 0))
 
@@ -167,32 +168,27 @@ def distance_from_plain(way: Callable) -> float:
 def measure(
     name: str, tokens: int, vocab: int, width: int, wider: int, turns: int, ways: dict = WAYS
 ) -> dict:
-    """One way at one size: `extra` and `peak` (bytes), best of `turns` in seconds, loss,
-    head_norm.
+    """One way at one size: `extra` and `peak` (bytes), the best of `turns` (seconds), and numbers.
+
+    The numbers, loss and head_norm, are for `check`. `products` and `fresh` are the seconds of our
+    loss' bare matrix products, nan for other ways.
     """
     way = ways[name]
-    apart = distance_from_plain(way)
-    inputs = make_inputs(tokens, vocab, width, wider)
     row = {"name": name, "tokens": tokens, "vocab": vocab, "width": width, "wider": wider}
-    row["apart"] = apart
-    gradients = sum(x.numel() * 4 for x in inputs[:2])
-    if Path("/proc/self/clear_refs").exists():  # Linux: the peak starts anew here
-        Path("/proc/self/clear_refs").write_text("5")
-        before = resident()
-        first, loss = turn(way, inputs)
-        row["extra"] = resident("VmHWM") - before - gradients
-        row["peak"] = resident("VmHWM")
-    else:
-        first, loss = turn(way, inputs)
-        row |= {"extra": math.nan, "peak": math.nan}
+    row["apart"] = distance_from_plain(way)
+    inputs = make_inputs(tokens, vocab, width, wider)
+    # Memory is measured in the first turn: later ones find what it has left to the process.
+    first, loss, memory = turn_with_memory(way, inputs)
+    row |= memory
     times = {"seconds": [first], "products": [], "fresh": []}
     bare = None
     if name == "ours":
         bare, row["chunk"] = products(inputs)
     unknown = (math.nan, math.nan)
-    for i in range(turns):  # in turn: a busy neighbour slows both
+    # In turn, so that a busy neighbour slows the loss and its products alike.
+    for i in range(turns):
         times["products"].append(timed(bare) if bare else unknown)
-        times["fresh"].append(timed(lambda: bare(fresh=True)) if bare else unknown)
+        times["fresh"].append(timed(partial(bare, fresh=True)) if bare else unknown)
         if i + 1 < turns:
             times["seconds"].append(turn(way, inputs)[0])
     for key, pairs in times.items():
@@ -200,12 +196,24 @@ def measure(
     return row | {"loss": loss, "head_norm": inputs.student_head.grad.norm().item()}
 
 
+def turn_with_memory(way: Callable, inputs: Inputs) -> tuple[tuple[float, float], float, dict]:
+    """`turn`, and the bytes: `peak` of the process, `extra` above inputs, weights, gradients."""
+    # Writing "5" here makes the peak of this process start anew.
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():  # Linux alone has it
+        return *turn(way, inputs), {"extra": math.nan, "peak": math.nan}
+    gradients = sum(x.numel() * x.element_size() for x in inputs[:2])
+    reset.write_text("5")
+    before = resident()
+    time_taken, loss = turn(way, inputs)
+    peak = resident("VmHWM")
+    return time_taken, loss, {"extra": peak - before - gradients, "peak": peak}
+
+
 def contest(
     name: str, tokens: int, vocab: int, width: int, wider: int, turns: int = 1
 ) -> dict | None:
-    """`measure` in a process of its own, one thread; None, and a line that says why, if it
-    fails.
-    """
+    """`measure` in its own process with one thread; None, and a line that says why, if it fails."""
     module = [sys.executable, "-m", "kdlib.tools.vocab_cost"]
     return in_own_process(module, name, tokens, vocab, width, wider, turns)
 
@@ -226,14 +234,12 @@ def in_own_process(command: list[str], name: str, *numbers: int) -> dict | None:
 
 
 def check(row: dict, first: dict) -> None:
-    """ValueError unless `row` agrees with plain at the small size and with `first` at the measured
-    one.
-    """
+    """ValueError unless `row` agrees with plain at the small size, with `first` at the other."""
     same = all(math.isclose(row[key], first[key], rel_tol=1e-4) for key in ("loss", "head_norm"))
     if not (row["apart"] <= 1e-5 and same):
         raise ValueError(
-            f"{row['name']} computes another number than plain: {row['apart']:.1e} apart at the small "
-            f"size; loss {row['loss']:.6g} and head's gradient {row['head_norm']:.6g} where "
+            f"{row['name']} computes another number than plain: {row['apart']:.1e} apart at the "
+            f"small size; loss {row['loss']:.6g} and head's gradient {row['head_norm']:.6g} where "
             f"{first['name']} finds {first['loss']:.6g} and {first['head_norm']:.6g}"
         )
 

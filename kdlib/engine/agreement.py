@@ -1,0 +1,216 @@
+"""Do teacher and student fit together? The same tokens, and the same classes in the same order.
+
+Sizes alone prove little: two vocabularies of 30,522 tokens can differ in every one, and three
+classes in their order. Both would teach the wrong thing with confidence.
+"""
+
+import itertools
+import re
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# accents, capitals, signs, a double space: tokenizers of one vocabulary can differ in these
+PROBE = "Déjà vu: WE can't — said 3 Zoës, naïvely?!  It's 5°C."
+
+
+def class_names(model: PreTrainedModel) -> list[str]:
+    """The names of the model's classes in the order of its outputs, in small letters."""
+    return [str(model.config.id2label[i]).lower() for i in range(model.config.num_labels)]
+
+
+def is_anonymous(config) -> bool:
+    """Are the classes named LABEL_0, LABEL_1 …?"""
+    return all(re.fullmatch(r"LABEL_\d+", str(name)) for name in config.id2label.values())
+
+
+def name_classes(config, labels: tuple[str, ...]) -> None:
+    """Name a configuration's classes, in place."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: i for i, name in enumerate(labels)}
+
+
+def check_pair(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    teacher_tokenizer=None,
+    student_tokenizer=None,
+) -> None:
+    """ValueError unless both read the same tokens and name the same classes in the same order.
+
+    The two may be of different families, as BERT and DistilBERT, if their tokenizers read every
+    text alike.
+    """
+    theirs, ours = class_names(teacher), class_names(student)
+    either_is_anonymous = is_anonymous(teacher.config) or is_anonymous(student.config)
+    if theirs != ours and not either_is_anonymous:
+        raise ValueError(
+            f"teacher and student name their classes differently: {theirs} and {ours}. "
+            "Distilling would teach the wrong class with confidence; reorder one of them first."
+        )
+    if teacher.config.num_labels != student.config.num_labels:
+        raise ValueError(
+            f"the teacher has {teacher.config.num_labels} classes, "
+            f"the student {student.config.num_labels}"
+        )
+    if teacher.config.vocab_size != student.config.vocab_size:
+        raise ValueError(
+            "teacher and student read different vocabularies "
+            f"({teacher.config.vocab_size:,} and {student.config.vocab_size:,} tokens): "
+            "the same token ids would mean different words"
+        )
+    if teacher_tokenizer is not None and student_tokenizer is not None:
+        check_vocabularies(teacher_tokenizer, student_tokenizer)
+        check_readings(teacher_tokenizer, student_tokenizer)
+
+
+# -- tokens --------------------------------------------------------------------------------------
+
+
+def check_vocabularies(
+    teacher_tokenizer: PreTrainedTokenizerBase, student_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """ValueError unless both tokenizers give every string the same id.
+
+    The soft targets of one are read with the ids of the other.
+    """
+    theirs, ours = teacher_tokenizer.get_vocab(), student_tokenizer.get_vocab()
+    if theirs == ours:
+        return
+    differing = set(theirs.items()) ^ set(ours.items())
+    _, token = min((id_, token) for token, id_ in differing)
+    raise ValueError(
+        f"the tokenizers differ: the teacher's has {len(theirs):,} tokens, the student's "
+        f"{len(ours):,}, and for example {token!r} is id {theirs.get(token)} and "
+        f"{ours.get(token)}. Add the same tokens to both, or take a student of the teacher's "
+        "family; across families, distil from the teacher's translations instead."
+    )
+
+
+def check_readings(
+    teacher_tokenizer: PreTrainedTokenizerBase, student_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """ValueError unless both cut a probe into the same tokens.
+
+    Equal vocabularies can still be read differently (capitals).
+    """
+    theirs = teacher_tokenizer(PROBE, "A second text.")["input_ids"]
+    ours = student_tokenizer(PROBE, "A second text.")["input_ids"]
+    if theirs == ours:
+        return
+    shorter = min(len(theirs), len(ours))
+    place = next((i for i in range(shorter) if theirs[i] != ours[i]), shorter)
+    told = []
+    for tokenizer, ids in ((teacher_tokenizer, theirs), (student_tokenizer, ours)):
+        told.append(" ".join(tokenizer.convert_ids_to_tokens(ids[place : place + 4])))
+    raise ValueError(
+        "the tokenizers have the same vocabulary and read the same text differently: the "
+        f"teacher's goes on with {told[0]!r}, the student's with {told[1]!r}. Take two that treat "
+        "capitals, accents and the frame of a pair alike."
+    )
+
+
+# -- classes -------------------------------------------------------------------------------------
+
+
+def check_labels(model: PreTrainedModel, names: tuple[str, ...]) -> None:
+    """ValueError unless the model names its classes as the task does, in the task's order."""
+    found, wanted = class_names(model), [name.lower() for name in names]
+    if found == wanted:
+        return
+    advice = "Name a checkpoint that was fine-tuned for this task."
+    if sorted(found) == sorted(wanted):
+        advice = (
+            "Sort its outputs with models.reorder_classes, "
+            "or load it with models.load_teacher, which does so."
+        )
+    raise ValueError(
+        f"the model's classes are {found}, the task's {list(names)}, in this order: its answers "
+        f"would be read as other classes. {advice}"
+    )
+
+
+@torch.no_grad()
+def reorder_classes(
+    model: PreTrainedModel, meaning: list[int] | tuple[int, ...], labels: tuple[str, ...]
+) -> PreTrainedModel:
+    """Sort the model's outputs, in place. Afterwards output j means the class `labels[j]`.
+
+    meaning[i]: the task's class that output i means now (`LabelOrder.permutation`, and what
+    `check_label_order` advises). The rows of the classifier are swapped and the classes named.
+    ValueError when `meaning` is no permutation.
+    """
+    classes = model.config.num_labels
+    if sorted(meaning) != list(range(len(labels))) or len(labels) != classes:
+        raise ValueError(
+            f"{list(meaning)} is no order of the {classes} outputs for the classes {list(labels)}"
+        )
+    linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    classifier = linear[-1]  # BERT's classifier, RoBERTa's out_proj: a head is defined last
+    if classifier.out_features != len(labels):
+        raise ValueError(
+            f"{type(model).__name__} does not end in a linear layer with {len(labels)} outputs"
+        )
+    output_of_class = [meaning.index(j) for j in range(len(labels))]
+    for weight in (classifier.weight, classifier.bias):
+        if weight is not None:
+            weight.copy_(weight[output_of_class].clone())  # the clone: rows overwrite each other
+    name_classes(model.config, labels)
+    return model
+
+
+class LabelOrder(NamedTuple):
+    """`permutation[i]` is the task's class that the model's output i means.
+
+    accuracies: by permutation, best first.
+    """
+
+    permutation: tuple[int, ...]
+    accuracies: dict[tuple[int, ...], float]
+
+
+def check_label_order(
+    logits, labels, names: tuple[str, ...], *, margin: float = 0.05
+) -> LabelOrder:
+    """Which meaning of the model's outputs agrees best with known labels?
+
+    Every permutation of the classes is tried. A widely used MNLI checkpoint has its classes
+    permuted: it scores 7 % read naively and 84 % read rightly.
+    logits: (rows, classes), labels: (rows,), a few hundred validation rows.
+    ValueError unless the identity is best by `margin`. It says which order is, or that the model
+    knows too little: no order is best by `margin`, or none beats one answer for everything by it.
+    """
+    labels = torch.as_tensor(labels)
+    accuracies = _accuracy_by_order(torch.as_tensor(logits).argmax(-1), labels, len(names))
+    identity = tuple(range(len(names)))
+    best, second = list(accuracies)[:2]
+    commonest = torch.bincount(labels, minlength=len(names)).max().item() / len(labels)
+    as_it_stands = f"as it stands it is right on {accuracies[identity]:.1%} of {len(labels)} rows"
+    if accuracies[best] < max(accuracies[second], commonest) + margin:
+        raise ValueError(
+            f"the teacher knows too little to learn from: {as_it_stands}, in the best order of its "
+            f"classes on {accuracies[best]:.1%}, and always answering the commonest class would be "
+            f"right on {commonest:.1%}. Is it fine-tuned for this task? Name one that is, or train "
+            "it first."
+        )
+    if best != identity:
+        meaning = ", ".join(f"output {i} = {names[j]}" for i, j in enumerate(best))
+        raise ValueError(
+            f"the teacher's classes are not in the order {names}: {as_it_stands}, with {meaning} "
+            f"on {accuracies[best]:.1%}. Sort its outputs with "
+            f"models.reorder_classes(teacher, {best}, labels), save it to a folder and name that "
+            "folder as the teacher."
+        )
+    return LabelOrder(identity, accuracies)
+
+
+def _accuracy_by_order(guesses: torch.Tensor, labels: torch.Tensor, classes: int) -> dict:
+    """{order of the classes: share of right answers}, best first."""
+    accuracies = {}
+    for order in itertools.permutations(range(classes)):
+        right = torch.tensor(order)[guesses] == labels
+        accuracies[order] = right.float().mean().item()
+    ranked = sorted(accuracies, key=lambda order: (accuracies[order], order), reverse=True)
+    return {order: accuracies[order] for order in ranked}
