@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 # What a notebook may name, and the module below kdlib where it lies.
 _MODULES = {
-    "batch": "batch.runs",
+    "batch": "batch",
     "causal": "causal",
     "chat": "chat",
     "check": "course.check",
