@@ -253,7 +253,7 @@ def place_of(
 
     ValueError for a parameter that is unknown, of another type or out of its range.
     """
-    names = declared(path, path.stat().st_mtime_ns)
+    names = declared_parameters(path, path.stat().st_mtime_ns)
     for name in parameters:
         if name not in names:  # the kernel would start, and stop at it
             raise ValueError(
@@ -276,7 +276,7 @@ def place_of(
 
 
 @functools.cache
-def declared(path: Path, written: int) -> list[str]:
+def declared_parameters(path: Path, written: int) -> list[str]:
     """The names in a notebook's parameters cell. A grid of thousands asks once.
 
     written: the file's time, so that a changed notebook is read again.
