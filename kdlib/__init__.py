@@ -18,6 +18,7 @@ _MODULES = {
     "deadline": "engine.deadline",
     "doctor": "tools.doctor",
     "figures": "figures",
+    "figures_beyond": "figures.beyond",
     "findings": "course.findings",
     "gallery": "figures.gallery",
     "get": "corpora.get",

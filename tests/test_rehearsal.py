@@ -25,11 +25,10 @@ import torch
 import transformers
 from stub_hub import StubHub
 
-from kdlib import batch
-from kdlib.batch.runs import declared_parameters
+from kdlib.batch import runs as batch
+from kdlib.course.run import settings_of
 from kdlib.engine import hub as hub_of_the_course
 from kdlib.paths import real_folder
-from kdlib.course.run import settings_of
 
 # What makes each notebook short. Nothing here changes which models or data sets are loaded, except
 # 08's translator: the profile names one that its user has trained before.
@@ -78,7 +77,7 @@ def repositories(number: str) -> set[str]:
 def test_every_setting_of_a_profile_is_a_parameter(number):
     """A user of a cluster changes no file of the course to run a notebook his way."""
     path = batch.notebook_path(number)
-    declared = declared_parameters(path, path.stat().st_mtime_ns)
+    declared = batch.declared_parameters(path, path.stat().st_mtime_ns)
     assert set(settings_in_full(number)) - set(declared) == set()
 
 
