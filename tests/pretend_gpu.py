@@ -319,7 +319,7 @@ def report(path: Path, given: dict) -> dict:
 
 def main(arguments: list[str]) -> int:
     """One notebook for a person; or, without arguments, one a line on stdin and its report a line on stdout for a test."""
-    from kdlib.__main__ import value
+    from kdlib.batch.options import value
 
     if arguments:
         given = {
