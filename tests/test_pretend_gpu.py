@@ -208,7 +208,9 @@ def runner(tmp_path_factory):
 def test_a_notebook_runs_on_a_gpu_and_asks_no_model_on_the_cpu(path, runner):
     found = runner(path)
     assert not found["failures"], "\n".join(found["failures"])
+    meant_for_cpu = ON_THE_CPU.get(path.stem[:2], set())
     on_cpu = [seen for seen in found["passes"] if seen[2] != "cuda"]
+    on_cpu = [seen for seen in on_cpu if seen[1] not in meant_for_cpu]
     assert not [seen for seen in on_cpu if seen[1] != "a cell itself"], on_cpu
     # a cell may show a model a sentence or two where the model is
     assert sum(count for *_, count in on_cpu) <= FEW, on_cpu
@@ -217,7 +219,10 @@ def test_a_notebook_runs_on_a_gpu_and_asks_no_model_on_the_cpu(path, runner):
 
 
 FEW = 30
+ON_THE_CPU = {"00": {"latency"}}  # the race, and it says so
 EXPECTED = {
+    "04": {"compute_loss", "teacher_logits", "prediction_step"},
+    "05": {"compute_loss", "teacher_logits", "prediction_step"},
     "06": {"compute_loss", "end_probability", "translate"},
     "07": {"compute_loss", "translate", "topk_answers", "target_logits", "prediction_step"},
     "08": {"compute_loss", "translate", "teacher_logits", "target_logits", "latency"},
