@@ -25,7 +25,12 @@ from ..engine import deadline, hub, processes
 from ..engine.provenance import commit, peak_memory_gb, versions
 from ..paths import plain_value, runs_root, write_json
 from . import lock, needs
-from .settings import checked_seed, refuse_unknown_injected, settings_of
+from .settings import (  # noqa: F401  (a notebook names PROFILES run.PROFILES)
+    PROFILES,
+    checked_seed,
+    refuse_unknown_injected,
+    settings_of,
+)
 
 # The record of a run that the deadline stopped: no success, and never among the others.
 PARTIAL = "record.partial.json"
