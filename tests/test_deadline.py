@@ -267,7 +267,7 @@ def test_a_lock_that_was_cut_off_is_nobodys(tmp_path):
 
 
 def test_of_many_that_come_at_once_one_gets_it(tmp_path):
-    code = f"import sys, time\nfrom kdlib import lock\nfrom pathlib import Path\ntime.sleep(max(0, {time.time() + 6} - time.time()))\n" \
+    code = f"import sys, time\nfrom kdlib.course import lock\nfrom pathlib import Path\ntime.sleep(max(0, {time.time() + 6} - time.time()))\n" \
            f"try:\n    lock.acquire(Path({str(tmp_path)!r}))\n    time.sleep(3)\nexcept OSError:\n    sys.exit(3)"
     dead = sleeper()
     taken_by(tmp_path, dead)

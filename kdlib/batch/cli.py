@@ -128,7 +128,7 @@ def run(notebook, profile, parameters, max_minutes, nproc) -> int:
     from . import runs
 
     set_environment(max_minutes, nproc)
-    end_as_ctrl_c()
+    end_as_ctrl_c()  # before anything is begun that would have to be cleared up
     outcome = runs.run_notebook(notebook, profile, parameters)
     print(f"executed notebook  {outcome.executed}")
     if outcome.code:

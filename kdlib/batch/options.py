@@ -6,6 +6,7 @@
 
 import click
 
+# Not from `course.settings`, which reads YAML: the command line starts without it.
 PROFILES = ("smoke", "laptop", "lab", "full")
 
 
@@ -48,7 +49,7 @@ def collect(context: click.Context, option: click.Option, pairs: tuple) -> dict:
 
     ValueError for a name that is given twice, or an axis that lacks a value.
     """
-    names = [name for name, _ in pairs]
+    names = [name for name, _ in pairs]  # with a dict, the last of two would win in silence
     collected = {}
     for name, given in pairs:
         if names.count(name) > 1:

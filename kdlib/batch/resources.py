@@ -21,6 +21,7 @@ def wanted(cluster: dict, asked: dict, need: Room, what: str, nproc: int = 1) ->
     ask = {key: cluster.get(key) for key in OPTIONS} | asked
     limits = cluster.get("partitions", {}).get(ask["partition"], {})
     ask["time"] = ask["time"] or "04:00:00"
+    # what the user names is taken as it is, or refused; what we choose may be made to fit
     if "gres" not in asked:
         ask["gres"] = smallest_card(cluster, need, what) if limits.get("gpus", 1) else None
     if "mem" not in asked and ask["mem"]:

@@ -76,6 +76,7 @@ def run_notebook(
         parameters["run_dir"] = str(Path(parameters["run_dir"]).expanduser().resolve())
     profile, folder, configuration = place_of(path, profile, parameters, runs)
     refuse_placeholders(parameters)
+    # all that can be refused is refused here: a kernel takes seconds to start, a model minutes
     refuse_other_configuration(folder, configuration)
     needs.check(path.stem, profile, configuration["settings"])
     executed = folder / path.name
@@ -84,6 +85,7 @@ def run_notebook(
     writable(folder)
     lock.acquire(folder)
     try:
+        # a record from before must not pass for that of a run that fails
         set_record_aside(folder)
         (folder / "outcome.json").unlink(missing_ok=True)
         began = time.perf_counter()
@@ -108,6 +110,7 @@ def _environment(runs: Path, threads: int) -> dict[str, str]:
     """The variables of the process that executes a notebook."""
     ours = Path(__file__).resolve().parents[2]
     python_path = [str(ours), os.environ.get("PYTHONPATH", "")]
+    # the user's own OMP_NUM_THREADS wins, so ours comes first
     environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     environment |= os.environ
     environment |= {
@@ -154,6 +157,7 @@ def _execute(
         try:
             while True:
                 with suppress(subprocess.TimeoutExpired):
+                    # short waits: `stop` is looked at five times a second
                     stderr = process.communicate(timeout=0.2)[1]
                     return process.returncode, stderr
                 if stop and stop.is_set():
@@ -170,7 +174,7 @@ def _end(pid: int) -> None:
     """
     import psutil
 
-    with suppress(psutil.NoSuchProcess):
+    with suppress(psutil.NoSuchProcess):  # whoever has ended meanwhile need not be ended
         process = psutil.Process(pid)
         for one in (*process.children(recursive=True), process):
             with suppress(psutil.NoSuchProcess):

@@ -101,6 +101,7 @@ def margins(limit: float) -> tuple[int, int]:
 def _template():
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    # a name that the template asks for and nobody gives is an error, not an empty place in a script
     environment = Environment(
         loader=PackageLoader("kdlib.batch"),
         undefined=StrictUndefined,

@@ -135,6 +135,7 @@ def read(folder: Path, ends: dict[str, float]) -> State:
     name = f"{folder.parent.name}/{folder.name}"
     files = set(os.listdir(folder))
     owner = lock.owner(folder) if lock.NAME in files else None
+    # None: this machine cannot know, as of a job on another node without Slurm's word
     if owner and owner["alive"] is not False:
         job = owner.get("job")
         left = f", {_span(ends[job] - time.time())} left" if job in ends else ""

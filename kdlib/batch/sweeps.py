@@ -124,6 +124,7 @@ def _run_points(
             running[pool.submit(_point, path, profile, given, folder, threads, stop)] = name
         try:
             while running:
+                # a second at most, so that the bar's clock goes on
                 for done in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     name, result = running.pop(done), done.result()
                     codes.add(result.code)
@@ -132,7 +133,7 @@ def _run_points(
                         failures.append(f"{what}: {name}: {result.error}")
                     say(f"[{len(points) - len(running)}/{len(points)}] {name}: {result.news}")
                     bar.update()
-                bar.refresh()  # its clock
+                bar.refresh()
         except KeyboardInterrupt:
             stop.set()
             pool.shutdown(cancel_futures=True)
