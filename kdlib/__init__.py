@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 # What a notebook may name, and the module below kdlib where it lies.
 _MODULES = {
-    "batch": "batch.runs",
+    "batch": "batch",
     "causal": "causal",
     "chat": "chat",
     "check": "course.check",
@@ -18,6 +18,7 @@ _MODULES = {
     "deadline": "engine.deadline",
     "doctor": "tools.doctor",
     "figures": "figures",
+    "figures_beyond": "figures.beyond",
     "findings": "course.findings",
     "gallery": "figures.gallery",
     "get": "corpora.get",

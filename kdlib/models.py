@@ -373,14 +373,22 @@ def size(model: nn.Module) -> dict[str, float]:
     return {"parameters": sum(weight.numel() for weight in unique), "megabytes": megabytes}
 
 
-def latency(model: PreTrainedModel, batch: dict, *, repeats: int = 20, warmup: int = 3) -> float:
-    """Median seconds of one forward pass, dropout off; on the machine's GPU if it has one.
+def latency(
+    model: PreTrainedModel,
+    batch: dict,
+    *,
+    repeats: int = 20,
+    warmup: int = 3,
+    device: str | None = None,
+) -> float:
+    """Median seconds of one forward pass, dropout off.
 
-    batch: token ids and mask, tensors.
+    batch: token ids and mask, tensors. device: where the model computes; None for the machine's GPU
+    if it has one.
     """
     was_training, seconds = model.training, []
     model.eval()
-    with torch.inference_mode(), at_work(model):
+    with torch.inference_mode(), at_work(model, device):
         inputs = {k: v.to(model.device) for k, v in batch.items() if k != "labels"}
         inputs = forward_inputs(model, inputs)
         for _ in range(warmup + repeats):

@@ -25,10 +25,10 @@ import torch
 import transformers
 from stub_hub import StubHub
 
-from kdlib import batch
+from kdlib.batch import runs as batch
+from kdlib.course.run import settings_of
 from kdlib.engine import hub as hub_of_the_course
 from kdlib.paths import real_folder
-from kdlib.course.run import settings_of
 
 # What makes each notebook short. Nothing here changes which models or data sets are loaded, except
 # 08's translator: the profile names one that its user has trained before.

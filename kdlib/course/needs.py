@@ -30,6 +30,7 @@ NOT_A_SOURCE = (
     "off",
     "none",
     "layers",
+    "teacher",
     "scratch",
     "llama-models",
 )  # said instead of a source; the last is an installed package

@@ -39,12 +39,14 @@ class Stored:
     def runs(self, notebook: str, file: str = "", needs=()) -> pd.DataFrame:
         """One row a run: its seed, settings, results (which win) and seconds; lists stay lists.
 
-        needs: columns that no run may lack, see `whole`.
+        needs: columns that no run may lack, see `whole`; Missing then for a file without runs.
         """
         rows = []
         for record in self.records(notebook, file):
             row = {"seed": record["seed"], **record["settings"], **record["results"]}
             rows.append(row | {"seconds": record.get("seconds") or 0})
+        if needs and not rows:
+            raise Missing(f"data/results/{notebook}/{file or self.profile}.json holds no runs")
         return whole(pd.DataFrame(rows), *needs)
 
     def listed(self, notebook: str, name: str, file: str = "") -> pd.DataFrame:

@@ -199,7 +199,7 @@ def check_label_order(
         meaning = ", ".join(f"output {i} = {names[j]}" for i, j in enumerate(best))
         raise ValueError(
             f"the teacher's classes are not in the order {names}: {as_it_stands}, with {meaning} "
-            f"on {accuracies[best]:.1%}. Sort its outputs with "
+            f"on {accuracies[best]:.1%}. Permute its outputs with "
             f"models.reorder_classes(teacher, {best}, labels), save it to a folder and name that "
             "folder as the teacher."
         )

@@ -73,7 +73,9 @@ def _torchrun(place: Path, count: int) -> tuple[int, str]:
             tail = [*tail, line][-LINES_KEPT:]
             if line.startswith(TRAINING) or not line.startswith(NOISE):
                 print(line, end="", flush=True)
-    return child.returncode, tail[-1].strip() if tail else "no word"
+    # torchrun ends with a frame of its own, which names no cause
+    told = [line.strip() for line in tail if line.strip(" =-\n") and not line.startswith(NOISE)]
+    return child.returncode, told[-1] if told else "no word"
 
 
 def hand_over(task, file: Path) -> None:
