@@ -237,7 +237,7 @@ def gpu_memory(name: str) -> list[Finding]:
 
 
 def memory(name: str) -> list[Finding]:
-    """Free for this process: the machine's, or what the job's control group leaves of it (Slurm)."""
+    """Free for this process: the machine's, or what the job's control group (Slurm) leaves."""
     free = free_gb()
     found = f"{free:.1f} GB free"
     if free >= COMFORT_GB:
@@ -307,7 +307,7 @@ def runs(name: str) -> list[Finding]:
 
 
 def hub(name: str) -> list[Finding]:
-    """Reachability, then access to the lecture's Llama. Neither stops: `laptop` needs no network."""
+    """Reachability, then access to the lecture's Llama. None stops: `laptop` needs no network."""
     if offline():
         found = "not asked (HF_HUB_OFFLINE=1): what lies in the cache is all there is"
         return [Finding(name, True, found)]

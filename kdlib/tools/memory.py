@@ -13,7 +13,7 @@ from ..paths import did_you_mean
 
 
 class Shape(NamedTuple):
-    """What of a transformers config decides about memory; widths are those of all heads together."""
+    """What of a transformers config decides about memory; widths are of all heads together."""
 
     family: str  # llama, bert or distilbert
     vocabulary: int
@@ -42,8 +42,8 @@ class Shape(NamedTuple):
         return tables + self.layers * layer + w * w + w + (w + 1) * self.labels
 
     def adapters(self, rank: int) -> int:
-        """Parameters of LoRA in every layer's seven matrices (`models.with_lora`): rank × (in + out)
-        each.
+        """Parameters of LoRA in every layer's seven matrices (`models.with_lora`): rank × (in +
+        out) each.
         """
         attention = 4 * self.width + 2 * self.queries + 2 * self.keys
         return self.layers * rank * (attention + 3 * (self.width + self.inner))
