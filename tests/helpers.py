@@ -39,6 +39,20 @@ def write_notebook(folder: Path, *cells: str) -> Path:
     return path
 
 
+# -- the command line ------------------------------------------------------------------------------
+
+
+def parsed(words: list[str]) -> dict:
+    """What a command line asks for, as {option: value}; nothing is done.
+
+    click.UsageError for a line that cannot be read.
+    """
+    from kdlib.batch.cli import kdlib
+
+    command = kdlib.commands[words[0]]
+    return command.make_context(words[0], words[1:]).params
+
+
 # -- processes -------------------------------------------------------------------------------------
 
 

@@ -62,7 +62,9 @@ def tensors_in(things) -> list[torch.Tensor]:
 
 
 def names_device(thing) -> bool:
-    return isinstance(thing, torch.device) or (isinstance(thing, str) and thing[:4] in ("cuda", "cpu", "meta"))
+    return isinstance(thing, torch.device) or (
+        isinstance(thing, str) and thing[:4] in ("cuda", "cpu", "meta")
+    )
 
 
 def names_gpu(thing) -> bool:
@@ -71,9 +73,23 @@ def names_gpu(thing) -> bool:
 
 # Attributes of a tensor arrive as the getter and setter of a property.
 DEVICE, IS_CUDA = torch.Tensor.device.__get__, torch.Tensor.is_cuda.__get__
-DATA, SET_DATA, GRAD = torch.Tensor.data.__get__, torch.Tensor.data.__set__, torch.Tensor.grad.__get__
+DATA, SET_DATA, GRAD = (
+    torch.Tensor.data.__get__,
+    torch.Tensor.data.__set__,
+    torch.Tensor.grad.__get__,
+)
 # They copy between devices, or only look.
-FREE = {"copy_", "__setitem__", "index_put_", "set_", "backward", "__set__", "__get__", "is_same_size", "_has_compatible_shallow_copy_type"}
+FREE = {
+    "copy_",
+    "__setitem__",
+    "index_put_",
+    "set_",
+    "backward",
+    "__set__",
+    "__get__",
+    "is_same_size",
+}
+FREE |= {"_has_compatible_shallow_copy_type"}
 
 
 class Pretence(TorchFunctionMode):
@@ -147,7 +163,9 @@ class Pretence(TorchFunctionMode):
         if name in FREE or name == "__getitem__":
             marked = bool(given) and is_marked(given[0])
             if name == "__getitem__" and not marked and True in marks:
-                raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (pretended)")
+                raise RuntimeError(
+                    "indices should be on the device of the indexed tensor (pretended)"
+                )
         elif len(marks) == 2:
             raise RuntimeError(MIXED.format(name))
         else:
@@ -168,7 +186,9 @@ class Pretence(TorchFunctionMode):
             asker = frame.f_code.co_name if frame.f_code.co_name in ASKERS else ""
             frame = frame.f_back
         device = "cuda" if is_marked(weight) else "cpu"
-        self.passes[self.place, asker or "a cell itself", device, str(module.dtype).split(".")[-1]] += 1
+        self.passes[
+            self.place, asker or "a cell itself", device, str(module.dtype).split(".")[-1]
+        ] += 1
 
 
 def _silent(*args, **kwargs):
@@ -178,7 +198,8 @@ def _silent(*args, **kwargs):
 def _cuda(capability: tuple[int, int]) -> dict:
     """What torch.cuda answers of a card with 80 GB."""
     state = lambda *args: torch.get_rng_state()  # noqa: E731
-    names = "set_device synchronize empty_cache init _lazy_init manual_seed manual_seed_all set_rng_state set_rng_state_all reset_peak_memory_stats"
+    names = "set_device synchronize empty_cache init _lazy_init manual_seed manual_seed_all"
+    names += " set_rng_state set_rng_state_all reset_peak_memory_stats"
     return {name: _silent for name in names.split()} | {
         "is_available": lambda: True,
         "device_count": lambda: 1,
@@ -200,16 +221,23 @@ def pretended(capability: tuple[int, int] = (8, 0)):
 
     plain_new, mode = torch.nn.Parameter.__new__, Pretence()
 
-    def marked_new(cls, data=None, requires_grad=True, **attributes):  # transformers hands on a weight's attributes
+    def marked_new(
+        cls, data=None, requires_grad=True, **attributes
+    ):  # of a weight, by transformers
         made = plain_new(cls, data, requires_grad)
         return mark(made, is_marked(data)) if isinstance(data, torch.Tensor) else made
 
     with ExitStack() as stack:
         for name, answer in _cuda(capability).items():
-            for module in (torch.cuda, torch.cuda.random):  # a checkpoint asks the second for its random states
+            for module in (
+                torch.cuda,
+                torch.cuda.random,
+            ):  # a checkpoint asks the second for its random states
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, answer))
-        stack.enter_context(mock.patch.object(torch.nn.Parameter, "__new__", staticmethod(marked_new)))
+        stack.enter_context(
+            mock.patch.object(torch.nn.Parameter, "__new__", staticmethod(marked_new))
+        )
         hook = torch.nn.modules.module.register_module_forward_pre_hook(mode.note)
         stack.callback(hook.remove)
         stack.enter_context(_quantiser_of(mode))
@@ -218,7 +246,7 @@ def pretended(capability: tuple[int, int] = (8, 0)):
 
 @contextmanager
 def _quantiser_of(mode: Pretence):
-    """torchao asks the driver about its tensors: it works with the pretence off, and its result is marked as its input was."""
+    """torchao asks the driver about its tensors: it works without the pretence, and marks are put back."""
     try:
         from torchao import quantization
     except ImportError:
@@ -254,7 +282,12 @@ def run_cells(path: Path, mode: Pretence, given: dict) -> tuple[list[str], dict]
         if cell["cell_type"] != "code" or "skip-execution" in tags:
             continue
         source, mode.place = "".join(cell["source"]), f"{path.stem}, cell {i}"
-        linecache.cache[mode.place] = len(source), None, source.splitlines(keepends=True), mode.place
+        linecache.cache[mode.place] = (
+            len(source),
+            None,
+            source.splitlines(keepends=True),
+            mode.place,
+        )
         try:
             exec(compile(source, mode.place, "exec"), names)
             if "parameters" in tags:
@@ -266,7 +299,11 @@ def run_cells(path: Path, mode: Pretence, given: dict) -> tuple[list[str], dict]
 
 def _where(error) -> str:
     """The last lines of ours that led to the error."""
-    ours = [f for f in traceback.extract_tb(error.__traceback__) if "kdlib" in f.filename or ", cell " in f.filename]
+    ours = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "kdlib" in f.filename or ", cell " in f.filename
+    ]
     return "".join(f"\n    {os.path.basename(f.filename)}:{f.lineno} {f.line}" for f in ours[-4:])
 
 
@@ -282,12 +319,20 @@ def report(path: Path, given: dict) -> dict:
 
 def main(arguments: list[str]) -> int:
     """One notebook for a person; or, without arguments, one a line on stdin and its report a line on stdout for a test."""
-    from kdlib.__main__ import value
+    from kdlib.batch.options import value
 
     if arguments:
-        given = {name: value(text) for name, _, text in (part.partition("=") for part in arguments[1:])}
-        found = report(next((ROOT / "notebooks").glob(f"{arguments[0]}*.ipynb")), {"profile": "smoke"} | given)
-        print(*found["failures"], *(f"{count:5d} × {key}" for *key, count in found["passes"]), sep="\n")
+        given = {
+            name: value(text) for name, _, text in (part.partition("=") for part in arguments[1:])
+        }
+        found = report(
+            next((ROOT / "notebooks").glob(f"{arguments[0]}*.ipynb")), {"profile": "smoke"} | given
+        )
+        print(
+            *found["failures"],
+            *(f"{count:5d} × {key}" for *key, count in found["passes"]),
+            sep="\n",
+        )
         return bool(found["failures"])
     answers, sys.stdout = sys.stdout, sys.stderr  # what the cells print is not the answer
     for line in sys.stdin:

@@ -14,6 +14,7 @@ from helpers import alive
 
 from kdlib import batch
 from kdlib.__main__ import main
+from kdlib.batch.runs import last_line, place_of, shortened
 
 
 def test_parameters_arrive_as_numbers_and_the_record_is_found(notebook, tmp_path):
@@ -105,9 +106,9 @@ def test_five_points_at_a_time_share_the_cores(notebook, tmp_path, monkeypatch, 
     (tmp_path / "meet").mkdir()
     monkeypatch.setenv("MEET", str(tmp_path / "meet"))
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(batch, "_cores", lambda: 11)
+    monkeypatch.setattr("kdlib.batch.sweeps._cores", lambda: 11)
     path = notebook(MEET, "run.finish()")
-    broken = batch._place(path, "smoke", {"seed": 3, "learning_rate": 0.5})[1] / "record.json"
+    broken = place_of(path, "smoke", {"seed": 3, "learning_rate": 0.5})[1] / "record.json"
     broken.parent.mkdir(parents=True)
     broken.write_text('{"noteb')                                # no record: this point is run again
     assert batch.sweep(path, {"seed": range(5)}, "smoke", parameters={"learning_rate": 0.5}, jobs=5) == batch.OK
@@ -190,7 +191,7 @@ def test_an_interruption_ends_the_kernels_and_says_what_is_finished(notebook, tm
 def test_a_terminal_shows_a_bar(notebook):
     path = notebook("run.finish()")
     for seed in (0, 1):
-        folder = batch._place(path, "smoke", {"seed": seed})[1]
+        folder = place_of(path, "smoke", {"seed": seed})[1]
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(json.dumps(dict.fromkeys(("notebook", "profile", "seed", "settings", "results"), {})))
     import termios
@@ -271,8 +272,8 @@ def test_a_runs_folder_that_is_a_file_is_told_in_one_line(notebook, tmp_path, mo
 
 def test_an_error_is_never_cut_through_its_advice():
     advice = "Accept its licence at its page, then `hf auth login`. "
-    assert batch.shortened(advice) == advice
-    assert batch._last_line("papermill\nOSError: it is gated. " + 8 * advice).count("hf auth login") == 8
-    cut = batch.shortened(40 * advice)
+    assert shortened(advice) == advice
+    assert last_line("papermill\nOSError: it is gated. " + 8 * advice).count("hf auth login") == 8
+    cut = shortened(40 * advice)
     assert len(cut) <= 903 and cut.endswith("login`. …")
-    assert len(batch.shortened(3000 * "x ")) < 905
+    assert len(shortened(3000 * "x ")) < 905

@@ -17,6 +17,7 @@ import kdlib as kd
 from kdlib import batch, deadline, results, status
 from kdlib.course import lock
 from kdlib.__main__ import main
+from kdlib.batch.runs import place_of
 from kdlib.course.run import PARTIAL
 
 
@@ -191,7 +192,7 @@ def test_a_sweep_begins_nothing_after_the_deadline(notebook, monkeypatch, capsys
 def test_a_share_of_a_grid(notebook, capsys):
     path = notebook("run.finish()")
     for seed in range(5):                                       # all are done: nothing runs, and the names tell which were picked
-        folder = batch._place(path, "smoke", {"seed": seed})[1]
+        folder = place_of(path, "smoke", {"seed": seed})[1]
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(json.dumps(dict.fromkeys(results.REQUIRED, {})))
     picked = []
@@ -218,7 +219,7 @@ def taken_by(folder: Path, process: subprocess.Popen, **changes) -> dict:
 
 def test_a_folder_in_use_is_refused_and_its_owner_named(notebook, capsys):
     path, other = notebook("run.finish()"), sleeper()
-    folder = batch._place(path, "smoke", {})[1]
+    folder = place_of(path, "smoke", {})[1]
     try:
         taken_by(folder, other, job="123_4")
         assert main(["run", str(path), "--profile", "smoke"]) == 2

@@ -4,13 +4,17 @@ import re
 import shlex
 
 import pytest
+from helpers import parsed
 
-from kdlib import batch, slurm
-from kdlib.tools import ready
-from kdlib.tools import room
-from kdlib.__main__ import parser, unique, value
-from kdlib.paths import ROOT
+from kdlib import slurm
+from kdlib.batch.cluster import load_cluster
+from kdlib.batch.options import value
+from kdlib.batch.resources import smallest_card
+from kdlib.batch.sweeps import grid_points
+from kdlib.course.notebooks import notebook_path
 from kdlib.course.run import settings_of
+from kdlib.paths import ROOT
+from kdlib.tools import room
 
 PAGES = ("README.md", "CLUSTER.md")
 
@@ -33,32 +37,17 @@ def test_a_command_can_be_typed_as_it_stands(page, command, monkeypatch):
     if words[0] == "train":
         assert words == ["train", "glue", "--help"]
         return
-    given = parser().parse_args(words)
-    if given.command in ("run", "sweep", "sbatch"):
-        path = batch.notebook_path(given.notebook)
-        grid = {
-            name: [value(v) for v in values]
-            for name, values in unique(getattr(given, "grid", []), "--grid").items()
-        }
-        fixed = {name: value(text) for name, text in unique(given.parameters, "-p").items()}
-        assert batch._points(path, grid, given.profile, fixed), (
+    given = parsed(words)
+    if words[0] in ("run", "sweep", "sbatch"):
+        path = notebook_path(given["notebook"])
+        grid = given.get("grid", {})
+        assert grid_points(path, grid, given["profile"], given["parameters"]), (
             "the notebook declares these parameters"
         )
-    if given.command == "sbatch":
-        cluster = slurm.load_cluster(given.cluster)
-        asked = {
-            name: getattr(given, name)
-            for name in ("partition", "gres", "time", "mem", "cpus", "at_once")
-        }
-        assert slurm.script(
-            path,
-            given.profile,
-            grid=grid,
-            parameters=fixed,
-            cluster=cluster,
-            nproc=given.nproc,
-            **asked,
-        )
+    if words[0] == "sbatch":
+        cluster = load_cluster(given.pop("cluster"))
+        given.pop("submit")
+        assert slurm.script(cluster=cluster, **given)
 
 
 def test_there_are_commands():
@@ -71,15 +60,15 @@ def test_parameters_in_the_text_are_declared():
     named = re.findall(r"`(?:-p )?([a-z_]+)=([\w.-]+)`", text)
     assert ("topk", "0") in named
     for name, given in named:
-        assert batch._points(batch.notebook_path("07"), {}, "full", {name: value(given)})
+        assert grid_points(notebook_path("07"), {}, "full", {name: value(given)})
 
 
 def test_the_table_of_what_notebooks_need_is_what_kdlib_counts(tmp_path, monkeypatch):
     monkeypatch.setenv("KD_REAL", str(tmp_path))  # all has to be fetched
     text = (ROOT / "CLUSTER.md").read_text(encoding="utf8")
     shown = re.findall(r"^\| (\d\d) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \| `(.*?)` \|", text, re.M)
-    counted, cluster = {}, slurm.load_cluster("explorer")
+    counted, cluster = {}, load_cluster("explorer")
     for name, *numbers in room.table("full").values.tolist():
         need = room.of(name, settings_of(name, "full"))
-        counted[name[:2]] = [*map(float, numbers), slurm._gres(cluster, need, name)]
+        counted[name[:2]] = [*map(float, numbers), smallest_card(cluster, need, name)]
     assert {row[0]: [*map(float, row[1:5]), row[5]] for row in shown} == counted

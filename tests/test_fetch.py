@@ -11,6 +11,7 @@ from importlib import resources
 from importlib.util import find_spec
 
 import pytest
+from helpers import parsed
 from stub_hub import StubHub
 from test_hub import GATED, stub  # noqa: F401  (a fixture)
 
@@ -18,7 +19,7 @@ import kdlib as kd
 from kdlib import batch
 from kdlib.tools import fetch
 from kdlib.course import needs
-from kdlib.__main__ import main, parser
+from kdlib.__main__ import main
 from kdlib.engine import hub
 from kdlib.paths import ROOT
 from kdlib.course.settings import PROFILES, settings_of
@@ -237,7 +238,7 @@ def test_every_get_command_that_a_page_shows_can_be_parsed(page):
     assert shown
     for line in shown:
         words = line.replace("FOLDER", "x").replace("PROFILE", "full").replace("NN", "04").split()
-        assert parser().parse_args(words).command == "get"
+        assert words[0] == "get" and parsed(words)["what"]
 
 
 # -- with real weights, in processes of their own ------------------------------------------------

@@ -77,7 +77,7 @@ def repositories(number: str) -> set[str]:
 def test_every_setting_of_a_profile_is_a_parameter(number):
     """A user of a cluster changes no file of the course to run a notebook his way."""
     path = batch.notebook_path(number)
-    declared = batch._declared(path, path.stat().st_mtime_ns)
+    declared = batch.declared_parameters(path, path.stat().st_mtime_ns)
     assert set(settings_in_full(number)) - set(declared) == set()
 
 

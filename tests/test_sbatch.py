@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import parsed
 
 from kdlib import paths, slurm
-from kdlib.__main__ import main, parser
+from kdlib.__main__ import main
+from kdlib.batch.cluster import load_cluster
 
 
 def written(capsys, *options: str) -> str:
@@ -156,7 +158,7 @@ def test_the_scripts_first_lines_say_what_to_fetch(capsys):
     fetch = next(line for line in text.splitlines() if "kdlib get" in line)
     assert re.match(r'#   HF_HUB_CACHE="/scratch/\$USER/huggingface/hub" .*python -m kdlib get full 04$', fetch)
     arguments = shlex.split(fetch.partition("-m kdlib ")[2])
-    assert parser().parse_args(arguments).what == "full"
+    assert parsed(arguments)["what"] == "full"
     assert "kdlib get" not in written(capsys, "--cluster", "explorer"), "laptop's data ship with the course"
 
 
@@ -191,7 +193,7 @@ def test_what_makes_no_sense_is_refused_in_a_line(capsys, monkeypatch, fresh_run
 def test_a_cluster_file_is_checked(tmp_path, text, hint):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ValueError, match=hint):
-        slurm.load_cluster(str(tmp_path / "mine.yaml"))
+        load_cluster(str(tmp_path / "mine.yaml"))
 
 
 def test_more_points_than_an_array_may_have_tasks(capsys, notebook):

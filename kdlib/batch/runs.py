@@ -43,7 +43,6 @@ OK, FAILED, REFUSED, STOPPED, INTERRUPTED, KILLED = 0, 1, 2, 75, 130, 138
 class Outcome(NamedTuple):
     """What became of one notebook."""
 
-    notebook: str
     code: int
     record: dict | None  # None without success
     seconds: float
@@ -61,8 +60,6 @@ def run_notebook(
     parameters: dict | None = None,
     *,
     runs: Path | None = None,
-    executed: Path | None = None,
-    timeout: int | None = None,
     threads: int = 0,
     stop: threading.Event | None = None,
 ) -> Outcome:
@@ -70,9 +67,8 @@ def run_notebook(
 
     Raises ValueError before anything runs when a parameter is unknown or of another type, OSError
     when another live run has the folder. A deadline (see `deadline`) makes it code 75 and a partial
-    record. The executed copy lies at `executed`, by default in the run's folder. `threads` is the
-    kernel's OMP_NUM_THREADS unless the environment has one (0: torch takes every core). Setting
-    `stop` from another thread ends the run with KeyboardInterrupt.
+    record. `threads` is the kernel's OMP_NUM_THREADS unless the environment has one (0: torch takes
+    every core). Setting `stop` from another thread ends the run with KeyboardInterrupt.
     """
     path = notebook_path(notebook)
     parameters = dict(parameters or {})
@@ -82,17 +78,16 @@ def run_notebook(
     refuse_placeholders(parameters)
     refuse_other_configuration(folder, configuration)
     needs.check(path.stem, profile, configuration["settings"])
-    executed = executed or folder / path.name
+    executed = folder / path.name
+    given = {"profile": profile, **parameters}
     environment = _environment(runs or runs_root(), threads)
     writable(folder)
     lock.acquire(folder)
     try:
-        executed.parent.mkdir(parents=True, exist_ok=True)
         set_record_aside(folder)
         (folder / "outcome.json").unlink(missing_ok=True)
-        given = {"profile": profile, **parameters}
         began = time.perf_counter()
-        returned, stderr = _papermill(path, executed, given, environment, timeout, stop)
+        returned, stderr = _papermill(path, executed, given, environment, stop)
         seconds = time.perf_counter() - began
         if returned in (-signal.SIGTERM, KILLED) and stop and stop.wait(2):
             # scancel's signal reaches papermill and kernel, too: they may be quicker than we are
@@ -106,7 +101,7 @@ def run_notebook(
     finally:
         lock.release(folder)
     peak_gb = (record or {}).get("peak_gb", 0.0)
-    return Outcome(path.stem, code, record, seconds, peak_gb, executed, error)
+    return Outcome(code, record, seconds, peak_gb, executed, error)
 
 
 def _environment(runs: Path, threads: int) -> dict[str, str]:
@@ -130,7 +125,7 @@ def _environment(runs: Path, threads: int) -> dict[str, str]:
 
 
 def _papermill(
-    path: Path, executed: Path, parameters: dict, environment: dict, timeout, stop
+    path: Path, executed: Path, parameters: dict, environment: dict, stop: threading.Event | None
 ) -> tuple[int, str]:
     """Execute the notebook. Returns papermill's exit code and stderr."""
     given = executed.with_suffix(".parameters.yaml")
@@ -141,19 +136,18 @@ def _papermill(
     command += ["--cwd", str(path.parent), "-k", "python3", "-f", str(given)]
     command += ["--no-progress-bar", "--log-level", "ERROR", "--start-timeout", "300"]
     try:
-        return _execute(command, environment, timeout, stop)
+        return _execute(command, environment, stop)
     finally:
         given.unlink(missing_ok=True)
 
 
 def _execute(
-    command: list[str], environment: dict, timeout: int | None, stop: threading.Event | None
+    command: list[str], environment: dict, stop: threading.Event | None
 ) -> tuple[int, str]:
     """Exit code and stderr of a command.
 
-    Whatever ends the waiting (Ctrl-C, `stop`, the timeout) ends the command, too.
+    Whatever ends the waiting (Ctrl-C, or `stop`) ends the command, too.
     """
-    late = time.monotonic() + timeout if timeout else float("inf")
     pipe = subprocess.PIPE
     texts = {"text": True, "encoding": "utf8", "errors": "replace"}
     with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, **texts) as process:
@@ -164,8 +158,6 @@ def _execute(
                     return process.returncode, stderr
                 if stop and stop.is_set():
                     raise KeyboardInterrupt
-                if time.monotonic() > late:
-                    raise subprocess.TimeoutExpired(command, timeout)
         except BaseException:
             _end(process.pid)
             raise
@@ -253,7 +245,7 @@ def place_of(
 
     ValueError for a parameter that is unknown, of another type or out of its range.
     """
-    names = declared(path, path.stat().st_mtime_ns)
+    names = declared_parameters(path, path.stat().st_mtime_ns)
     for name in parameters:
         if name not in names:  # the kernel would start, and stop at it
             raise ValueError(
@@ -276,7 +268,7 @@ def place_of(
 
 
 @functools.cache
-def declared(path: Path, written: int) -> list[str]:
+def declared_parameters(path: Path, written: int) -> list[str]:
     """The names in a notebook's parameters cell. A grid of thousands asks once.
 
     written: the file's time, so that a changed notebook is read again.

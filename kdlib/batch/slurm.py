@@ -62,29 +62,26 @@ def script(
     what = f"notebook {path.stem[:2]} under profile {profile or 'laptop'}"
     ask = resources.wanted(cluster, asked, need, what, nproc)
     margin, warning = margins(minutes(ask["time"]))
-    axes = " × ".join(f"{axis} ({len(values)})" for axis, values in grid.items())
+    points = " × ".join(f"{axis} ({len(values)})" for axis, values in grid.items())
     return _template().render(
         _places(cluster),
+        **_commands(path, profile, grid, parameters, ask),
         notebook=path.stem,
         profile=profile or "laptop",
-        points=f", {count:,} points: {axes}" if grid else "",
+        points=f", {count:,} points: {points}" if grid else "",
         count=count,
         tasks=min(count, MOST_TASKS) if grid else 0,
         command=command,
         need=need,
-        fetch=_fetch(path, profile or "laptop", cluster),
         ask=ask,
         margin=margin,
         warning=warning,
         nproc=nproc,
-        started=STARTED,
-        setup=cluster.get("setup", []),
-        environment=cluster.get("environment", {}),
-        python=shlex.quote(cluster.get("python") or sys.executable),
-        doctor=_doctor_words(path, profile, parameters, ask),
-        other_cards=_other_cards(cluster, ask, need),
         until_done=until_done,
-        sweep=_sweep_words(path, profile, grid, parameters),
+        started=STARTED,
+        cluster=cluster,
+        python=shlex.quote(cluster.get("python") or sys.executable),
+        other_cards=_other_cards(cluster, ask, need),
     )
 
 
@@ -145,35 +142,22 @@ def _plain(path: str) -> str:
     return path
 
 
-def _fetch(path: Path, profile: str, cluster: dict) -> str:
-    """What to do before the job: a compute node downloads slowly or not at all."""
-    environment = cluster.get("environment", {}).items()
-    caches = [f'{name}="{value}"' for name, (value, _) in environment if name.startswith("HF_")]
-    return " ".join([*caches, "python -m kdlib get", profile, path.stem[:2]])
-
-
-def _doctor_words(path: Path, profile: str, parameters: dict, ask: dict) -> str:
-    """The arguments of `doctor`, for a shell."""
-    words = [path.stem if path.is_relative_to(ROOT) else str(path)]
-    if profile:
-        words += ["--profile", profile]
-    if gpus(ask["gres"]):
-        words.append("--need-gpu")
-    return shlex.join(words + _parameter_words(parameters))
-
-
-def _sweep_words(path: Path, profile: str, grid: dict, parameters: dict) -> str:
-    """The arguments of `sweep`, for a shell."""
-    words = [str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)]
-    if profile:
-        words += ["--profile", profile]
+def _commands(path: Path, profile: str, grid: dict, parameters: dict, ask: dict) -> dict[str, str]:
+    """The arguments of `doctor` and of `sweep`, for a shell."""
+    name, file = str(path), str(path)
+    if path.is_relative_to(ROOT):
+        name, file = path.stem, str(path.relative_to(ROOT))
+    under = ["--profile", profile] if profile else []
+    need_gpu = ["--need-gpu"] if gpus(ask["gres"]) else []
+    axes, fixed = [], []
     for axis, values in grid.items():
-        words += ["--grid", f"{axis}={','.join(map(str, values))}"]
-    return shlex.join(words + _parameter_words(parameters))
-
-
-def _parameter_words(parameters: dict) -> list[str]:
-    return [word for name, value in parameters.items() for word in ("-p", f"{name}={value}")]
+        axes += ["--grid", f"{axis}={','.join(map(str, values))}"]
+    for parameter, value in parameters.items():
+        fixed += ["-p", f"{parameter}={value}"]
+    return {
+        "doctor": shlex.join([name, *under, *need_gpu, *fixed]),
+        "sweep": shlex.join([file, *under, *axes, *fixed]),
+    }
 
 
 def _other_cards(cluster: dict, ask: dict, need: room.Room) -> str:

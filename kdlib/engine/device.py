@@ -1,4 +1,4 @@
-"""Where models compute: the machine's GPU while they are asked, and where they were before once they have answered."""
+"""Where models compute: on the machine's GPU while they are asked; afterwards they go back."""
 
 import os
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ def machine_device() -> str:
 
 @contextmanager
 def at_work(model, device: str | torch.device | None = None):
-    """Within this block the model is on `device` (None: the machine's); afterwards it is back where it was.
+    """Within this block the model is on `device` (None: the machine's), afterwards where it was.
 
     It goes back because a GPU has no room for every model of a notebook at once. A model that is on
     a GPU already stays there: somebody has put it there. So does one whose weights are not plain
-    tensors: torchao's are packed for the device on which they were quantised, FSDP's are shared out.
+    tensors: torchao packs them for the device on which it quantises, FSDP shares them out.
     """
     home = model.device
     place = torch.device(device or machine_device())
