@@ -371,20 +371,30 @@ def _whole(path: Path, size: int) -> bool:
 
 
 def _patiently(ask, repository: Repository, *, file: str = "", known=()):
+    """`patiently`, with `hub_errors.explain` saying what happened to which repository."""
+
+    def explain(error):
+        return hub_errors.explain(error, repository, cache(), file=file, known=known)
+
+    return patiently(ask, explain)
+
+
+def patiently(ask, explain):
     """`ask()`, tried again after what may pass: 429, 5xx, a connection that broke off.
 
-    Raises the OSError that `hub_errors.explain` makes of what does not pass.
+    Raises what `explain(error)` makes of an error that does not pass.
     """
     for wait in (*WAITS, None):
         try:
             return ask()
-        except Exception as error:  # requests' or httpx's, by the library's version
+        except Exception as error:  # requests', httpx's or urllib's
             if isinstance(error, ValueError) and not isinstance(error, OSError):
                 raise  # a mistake of ours, not of the network
             if wait is None or not hub_errors.may_pass(error):
-                raise hub_errors.explain(
-                    error, repository, cache(), file=file, known=known
-                ) from error
+                explained = explain(error)
+                if explained is error:
+                    raise
+                raise explained from error
             time.sleep(min(hub_errors.retry_after(error) or wait, LONGEST_WAIT))
 
 

@@ -7,6 +7,7 @@ rest. All are OSErrors, and carry the short `cause`.
 import errno
 import os
 import re
+import urllib.error
 
 from ..paths import did_you_mean, real_folder
 
@@ -78,6 +79,8 @@ def _status(error: BaseException) -> tuple[int, dict]:
     none.
     """
     for one in _chain(error):
+        if isinstance(one, urllib.error.HTTPError):
+            return one.code, one.headers
         answer = getattr(one, "response", None)
         if answer is not None:
             return answer.status_code, answer.headers
