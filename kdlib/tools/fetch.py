@@ -1,23 +1,21 @@
 """Fetch first: all that notebooks need under a profile, on a machine with a network, before any
 job.
 
-    python -m kdlib get full 04            # models, tokenizers, rows; checked for access before
-    the first byte
+    python -m kdlib get full 04            # models, tokenizers, rows; access is checked first
     python -m kdlib get full 04 --list     # what it would fetch, and whether it may
     python -m kdlib get lab                # every notebook
 
-Everything goes to the hub's cache (`HF_HUB_CACHE`), where a run finds it with or without a
-network. A fetch that was
-interrupted goes on with the same command; what is whole already is compared with the hub and left
-alone.
+Everything goes to the hub's cache (`HF_HUB_CACHE`), where a run finds it with or without a network.
+A fetch that was interrupted goes on with the same command; what is whole already is compared with
+the hub and left alone.
 """
 
 from typing import NamedTuple
 
-from ..course import needs
-from ..engine import hub, hub_errors
 from ..corpora.get import get_real
+from ..course import needs
 from ..course.run import settings_of
+from ..engine import hub, hub_errors
 
 
 class Line(NamedTuple):
@@ -66,8 +64,8 @@ def plan(repositories: dict[hub.Repository, list[str]]) -> list[Line]:
 
 
 def _no_network(error: OSError) -> OSError:
-    """What `get` says where nothing can be fetched; a run's advice, to fetch first, would lead in
-    a circle.
+    """What `get` says where nothing can be fetched; a run's advice, to fetch first, would lead in a
+    circle.
     """
     if hub.offline():
         return hub_errors.NotHere(
@@ -77,8 +75,8 @@ def _no_network(error: OSError) -> OSError:
     return hub_errors.NotHere(
         "the hub cannot be reached from this machine",
         "On a cluster run this command on the login node; behind a proxy set "
-        "https_proxy=http://HOST:PORT (and no_proxy for "
-        f"what must not go through it). ({error.cause})",
+        "https_proxy=http://HOST:PORT (and no_proxy for what must not go through it). "
+        f"({error.cause})",
     )
 
 
@@ -139,10 +137,9 @@ def get_profile(
     """Check access to all, say sizes, fetch what is missing. The exit code: 1 while something has
     to be made by hand.
 
-    Raises ValueError for an unknown profile, parameter or id, OSError with the cause and what to
-    do for a repository
-    that cannot be had, a full disk, a closed cache: before the first byte, as far as that can be
-    known.
+    Raises ValueError for an unknown profile, parameter or id, OSError with the cause and what to do
+    for a repository that cannot be had, a full disk, a closed cache: before the first byte, as far
+    as that can be known.
     """
     wished = wanted(profile, notebooks, parameters or {})
     lines = plan(_merged(wished))

@@ -47,8 +47,8 @@ def check(
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             found = f"could not be looked at ({type(error).__name__}: {error})"
             fix = (
-                "install the locked environment anew (make install), "
-                "then see python -m kdlib doctor"
+                "install the locked environment anew (make install), then see python -m kdlib "
+                "doctor"
             )
             findings.append(Finding(what, False, found, fix, what == "GPU"))
     return findings

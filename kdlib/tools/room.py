@@ -9,11 +9,11 @@ a GPU node. The job script, `doctor NOTEBOOK` and the table in CLUSTER.md read t
 import itertools
 from typing import NamedTuple
 
-from . import memory
 from ..course import needs
 from ..course.notebooks import COURSE
-from ..engine import hub
 from ..course.run import settings_of
+from ..engine import hub
+from . import memory
 
 CONTEXT_GB = 1.0  # CUDA's own context, and the allocator's fragments
 # Main memory of a kernel with torch: 1.4 GB on a CPU, as the records of `laptop` say; CUDA's
@@ -133,8 +133,8 @@ def _language(student, teacher, settings: dict, **changes) -> memory.Estimate:
 
 def _prompt(model, settings: dict) -> tuple[float, float, float]:
     """Notebook 06: student and teacher are the same model. The base, its untuned copy and the tuned
-    one lie in main memory, beside the student; one is kept on the disk. A training of more than
-    ten minutes saves checkpoints, too.
+    one lie in main memory, beside the student; one is kept on the disk. A training of more than ten
+    minutes saves checkpoints, too.
     """
     step = _language(model, model, settings)
     disk = CHECKPOINTS * _gb(model, ADAMW_BYTES) + 2 * _gb(model)
