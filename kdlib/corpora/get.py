@@ -49,7 +49,7 @@ def get_real(parts: list[str] | None = None, source: Path | None = None) -> Path
 
 
 def _bring(file: File, source: Path | None, target: Path) -> None:
-    """A file gets its name only when it is whole and right: what lies beside it until then goes on."""
+    """A file gets its name only when it is whole and right; until then it lies beside it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(target.name + ".part")
     if source is None:
@@ -136,9 +136,9 @@ def offline_advice(source, error) -> str:
     return (
         f"{source} could not be loaded ({hub_errors.reason(error)}). Without network: stay with "
         "profile=laptop (its data ship with the course), or put a copy of the same layout under "
-        f"{real_folder()} (KD_REAL=FOLDER, or `python -m kdlib get real --from FOLDER` on a machine "
-        "that has one). On a cluster fetch first, on the login node: python -m kdlib get PROFILE "
-        "NN; on its compute nodes load the module that sets their HTTP proxy."
+        f"{real_folder()} (KD_REAL=FOLDER, or `python -m kdlib get real --from FOLDER` on a "
+        "machine that has one). On a cluster fetch first, on the login node: python -m kdlib get "
+        "PROFILE NN; on its compute nodes load the module that sets their HTTP proxy."
     )
 
 

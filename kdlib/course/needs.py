@@ -37,7 +37,7 @@ class Need(NamedTuple):
 
     @property
     def here(self) -> Path | None:
-        """Where it lies on this machine outside the hub's cache; None for what the hub must give."""
+        """Where it lies on this machine outside the hub's cache; None if the hub must give it."""
         if self.kind != "votes":
             return hub.on_this_machine(self.source, self.kind)
         if self.source != VOTES:

@@ -1,6 +1,6 @@
 """The Hugging Face hub: which files of a repository are read, where they lie, how they get here.
 
-    place = hub.folder("google-bert/bert-base-uncased", "classifier")  # a folder; fetched if need be
+    place = hub.folder("google-bert/bert-base-uncased", "classifier")  # fetched if need be
     found = hub.look(hub.repository("nyu-mll/glue", "mnli"))  # asks, and fetches nothing
 
 A source is looked for in this order: a folder as it is named, the same below the repository's root,
@@ -41,7 +41,7 @@ SILENT_FOR = 60  # seconds for which a hub that did not answer is not asked agai
 
 
 class Repository(NamedTuple):
-    """`id` is owner/name; `revision` a commit, tag or branch ("": the newest); `kind`: see KINDS."""
+    """`id`: owner/name; `revision`: a commit, tag or branch ("": the newest); `kind`: see KINDS."""
 
     id: str
     revision: str
@@ -110,7 +110,7 @@ def pins() -> dict[str, str]:
 
 
 def is_path(source: str | Path) -> bool:
-    """Does it name a place on this machine? A hub id is `name` or `owner/name`, with or without @."""
+    """Does it name a place on this machine? A hub id is `name` or `owner/name`, perhaps with @…."""
     text = str(source)
     if text.startswith((".", "/", "~", "data/", "runs/")) or Path(text).is_absolute():
         return True
@@ -166,7 +166,7 @@ def local_copy(source: str | Path, kind: str = "") -> Path | None:
 
 
 def on_this_machine(source: str | Path, kind: str = "") -> Path | None:
-    """A folder or file as it is named, or below the root, or a local copy of a hub id; else None."""
+    """A folder or file as it is named, or below the root, or a hub id's local copy; else None."""
     for place in (Path(source).expanduser(), ROOT / source):
         if place.is_dir() or place.is_file():
             return place

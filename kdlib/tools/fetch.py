@@ -31,18 +31,20 @@ def wanted(profile: str, notebooks: list[str], parameters: dict) -> dict[needs.N
     """{need: its roles} over the notebooks, each source once. ValueError for a parameter that none
     of them has.
     """
-    used, found = set(), {}
+    used = set()
+    roles = {}
     for notebook in notebooks:
         known = settings_of(notebook, profile)
         own = {name: value for name, value in parameters.items() if name in known}
         used |= set(own)
         for need in needs.of(notebook, settings_of(notebook, profile, **own)):
-            found.setdefault(need._replace(role=""), []).append(f"{notebook[:2]} {need.role}")
+            nameless = need._replace(role="")
+            roles.setdefault(nameless, []).append(f"{notebook[:2]} {need.role}")
     if unknown := sorted(set(parameters) - used):
         raise ValueError(
             f"none of {', '.join(n[:2] for n in notebooks)} has a parameter {', '.join(unknown)}"
         )
-    return found
+    return roles
 
 
 def plan(repositories: dict[hub.Repository, list[str]]) -> list[Line]:
@@ -82,17 +84,16 @@ def _no_network(error: OSError) -> OSError:
 
 def _encoders(lines: list[Line], only_list: bool) -> list[Line]:
     """A COMET checkpoint names its encoder in a small file, which has to be there first."""
-    found = {}
+    roles = {}
     for line in lines:
         if line.found.repository.kind != "comet":
             continue
         if not only_list:
-            hub.fetch(
-                line.found._replace(missing=[n for n in line.found.missing if n == "hparams.yaml"])
-            )
+            small = [name for name in line.found.missing if name == "hparams.yaml"]
+            hub.fetch(line.found._replace(missing=small))
         for name in hub.encoders(line.found.folder / "hparams.yaml"):
-            found.setdefault(hub.repository(name, "tokenizer"), []).append("COMET's encoder")
-    return plan(found)
+            roles.setdefault(hub.repository(name, "tokenizer"), []).append("COMET's encoder")
+    return plan(roles)
 
 
 def _merged(wished: dict[needs.Need, list[str]]) -> dict[hub.Repository, list[str]]:
@@ -162,18 +163,19 @@ def _by_hand(
     wished: dict[needs.Need, list[str]], profile: str, any_repository: bool, only_list: bool
 ) -> int:
     """Human votes come from elsewhere; a teacher of one's own has to be trained."""
-    absent = [
-        (need, roles) for need, roles in wished.items() if not need.on_hub and need.here is None
-    ]
-    for need, roles in absent:
+    to_make = 0
+    for need, roles in wished.items():
+        if need.on_hub or need.here is not None:
+            continue
         if need.kind != "votes":
+            to_make += 1
             print(f"{', '.join(roles)}: there is no {need.source}{hub.how_to_make(need.source)}")
         elif only_list:
             print(f"{', '.join(roles)}: {need.source}, with `get real --part chaosnli`, 1 MB")
         else:
             get_real([needs.VOTES])
-    if left := [need for need, _ in absent if need.kind != "votes"]:
-        print(f"{len(left)} source{'s' if len(left) > 1 else ''} to make by hand")
+    if to_make:
+        print(f"{to_make} source{'s' if to_make > 1 else ''} to make by hand")
         return 1
     if not only_list:
         if any_repository:
