@@ -26,7 +26,6 @@ _MODULES = {
     "hidden": "hidden",
     "legend": "figures.legend",
     "losses": "losses",
-    "measure": "tools.measure",
     "memory": "tools.memory",
     "methods": "methods",
     "metrics": "engine.metrics",

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from bench import memory as memory_bench
 from helpers import alive_at_once
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertConfig, DistilBertConfig, GPT2Config, LlamaConfig
 
@@ -153,18 +154,18 @@ def test_an_unknown_gpu_is_refused(gpu):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is exact with glibc's allocator alone")
 def test_estimates_are_within_15_per_cent_of_measurements():
-    table = doctor.comparison()
+    table = memory_bench.comparison()
     assert len(table) >= 6
     assert (table["off by %"].abs() <= 15).all(), f"\n{table.to_string()}"
 
 
 def test_a_process_that_fails_says_why(monkeypatch):
     broken = SimpleNamespace(returncode=1, stderr="Traceback\nRuntimeError: no memory", stdout="")
-    monkeypatch.setattr("kdlib.tools.measure.subprocess.run", lambda *a, **k: broken)
+    monkeypatch.setattr(memory_bench.subprocess, "run", lambda *a, **k: broken)
     with pytest.raises(OSError, match="failed: RuntimeError: no memory"):
-        doctor.measure(CONFIGS[0], batch_size=1, length=8)
+        memory_bench.measure(CONFIGS[0], batch_size=1, length=8)
     with pytest.raises(ValueError, match="must be 1 or more"):
-        doctor.measure(CONFIGS[0], batch_size=0, length=8)
+        memory_bench.measure(CONFIGS[0], batch_size=0, length=8)
 
 
 # -- findings ----------------------------------------------------------------------------------------------------------
@@ -341,7 +342,7 @@ def test_the_command_tells_and_its_code_says_whether_something_stops(monkeypatch
 
 def test_the_command_plans_and_measures(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "CHECKS", {})
-    monkeypatch.setattr(doctor, "comparison", lambda: print("measured"))
+    monkeypatch.setattr(memory_bench, "comparison", lambda: print("measured"))
     assert main(["doctor", "--plan"]) == 0 and main(["doctor", "--gpu", "24", "--gpu", "P100", "--measure"]) == 0
     told = capsys.readouterr().out
     assert "H200" in told and "24 GB" in told and "+ LoRA, rank 16" in told and told.count("measured\n") == 1

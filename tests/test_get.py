@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from kdlib import get
+from kdlib.engine import hub
 
 CONTENT = {"votes.jsonl": os.urandom(200_000), "rows.parquet": os.urandom(50_000)}
 
@@ -15,11 +16,15 @@ CONTENT = {"votes.jsonl": os.urandom(200_000), "rows.parquet": os.urandom(50_000
 class Server(http.server.BaseHTTPRequestHandler):
     """Class attributes say how it behaves; `asked` lists (path, Range) of each request."""
 
-    asked, ranges, cut_after, replaced = [], True, None, {}
+    asked, ranges, cut_after, replaced, refused = [], True, None, {}, []
 
     def do_GET(self):
         name, wanted = self.path.strip("/"), self.headers.get("Range")
         self.asked.append((name, wanted))
+        if self.refused:
+            self.send_response(self.refused.pop(0))
+            self.send_header("Retry-After", "7")
+            return self.end_headers()
         body = self.replaced.get(name, CONTENT.get(name))
         if body is None:
             return self.send_error(404)
@@ -39,7 +44,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    Server.asked, Server.ranges, Server.cut_after, Server.replaced = [], True, None, {}
+    Server.asked, Server.ranges, Server.cut_after, Server.replaced, Server.refused = [], True, None, {}, []
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     at = f"http://127.0.0.1:{httpd.server_port}"
@@ -76,7 +81,8 @@ def test_some_parts_only(server, tmp_path):
 
 @pytest.mark.parametrize("part, name", [("votes", "votes.jsonl"), ("rows", "rows.parquet")])
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_connection_that_breaks_off_is_taken_up_again(server, tmp_path, part, name, ranges):
+def test_a_connection_that_breaks_off_is_taken_up_again(server, tmp_path, monkeypatch, part, name, ranges):
+    monkeypatch.setattr(hub, "WAITS", ())                               # the second try is the user's
     server.ranges, server.cut_after = ranges, 30_000
     with pytest.raises(ConnectionError, match="broke off.*again"):
         get.get_real([part])
@@ -84,6 +90,43 @@ def test_a_connection_that_breaks_off_is_taken_up_again(server, tmp_path, part, 
     get.get_real([part])
     assert there(tmp_path / "real").popitem()[1] == CONTENT[name] and len(there(tmp_path / "real")) == 1
     assert server.asked == [(name, None), (name, "bytes=30000-")]
+
+
+@pytest.fixture
+def waited(monkeypatch) -> list[float]:
+    """The seconds that were waited: none in truth."""
+    seconds = []
+    monkeypatch.setattr(hub.time, "sleep", seconds.append)
+    return seconds
+
+
+def test_a_connection_that_breaks_off_once_is_mended_by_the_same_call(server, tmp_path, waited):
+    server.cut_after = 30_000
+    get.get_real(["votes"])
+    assert there(tmp_path / "real") == {"chaos/votes.jsonl": CONTENT["votes.jsonl"]}
+    assert server.asked == [("votes.jsonl", None), ("votes.jsonl", "bytes=30000-")] and waited == [1]
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_a_server_that_is_busy_is_asked_again_when_it_says(server, tmp_path, waited, code):
+    server.refused = [code, code]
+    get.get_real(["rows"])
+    assert there(tmp_path / "real") == {"hub/rows.parquet": CONTENT["rows.parquet"]} and waited == [7, 7]
+
+
+def test_a_server_that_stays_busy_is_named(server, tmp_path, waited):
+    server.refused = [503] * 9
+    with pytest.raises(ConnectionError, match="rows.parquet: HTTP Error 503"):
+        get.get_real(["rows"])
+    assert len(server.asked) == 4 and there(tmp_path / "real") == {}
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_a_refusal_is_not_asked_twice(server, waited, code):
+    server.refused = [code]
+    with pytest.raises(ConnectionError, match=f"rows.parquet: HTTP Error {code}"):
+        get.get_real(["rows"])
+    assert len(server.asked) == 1 and not waited
 
 
 def test_a_whole_part_that_was_not_renamed_is_used(server, tmp_path):

@@ -1,5 +1,6 @@
 """What a job asks before it trains: each finding is seen by faking what it warns of."""
 
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ def all_is_there(monkeypatch):
     """Models, memory and disk in plenty: each test takes away what it is about."""
     monkeypatch.setattr(ready.needs, "check", lambda *where: {"teacher": "whole in the cache"})
     monkeypatch.setattr(doctor, "free_gb", lambda: 100.0)
-    monkeypatch.setattr(ready.shutil, "disk_usage", lambda place: SimpleNamespace(free=500e9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=500e9))
 
 
 def stopped(**how) -> dict[str, doctor.Finding]:
@@ -69,13 +70,13 @@ def test_a_card_that_is_too_small_stops(monkeypatch):
 @pytest.mark.parametrize("free, stops", [(500e9, False), (20e9, True)])
 def test_a_disk_without_room_for_checkpoints_stops(monkeypatch, free, stops):
     large_gpu(monkeypatch)
-    monkeypatch.setattr(ready.shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
     assert ("disk" in stopped(**FULL)) == stops
     assert "disk" not in stopped(notebook="04", profile="laptop")
 
 
 def test_what_the_run_has_written_already_is_room_that_it_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(ready.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1e9))
     need = room.Room(0.0, 0.0, 1.0005, 0.0)
     assert not ready.disk(need, tmp_path)[0].ok
     (tmp_path / "checkpoint").write_bytes(bytes(1_000_000))

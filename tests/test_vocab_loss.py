@@ -11,7 +11,6 @@ from helpers import Widest, alive_at_once, in_two_processes
 
 from bench import wide_loss as wide_bench
 from kdlib.engine import wide_loss
-from kdlib.tools import vocab_cost
 from kdlib.losses import DIVERGENCES, TopK, distillation_loss, topk_distillation_loss
 from kdlib.engine.wide_loss import linear_distillation_loss
 
@@ -409,10 +408,10 @@ def test_contestants_that_compute_another_number_are_out(monkeypatch):
     rows = {name: wide_bench.measure(name, 200, 500, 8, 12, 1) for name in (*wide_bench.PLAIN_WAYS, "ours")}
     assert rows["ours"]["chunk"] < 150, "several chunks"
     for one in rows.values():
-        vocab_cost.check(one, rows["plain"])
+        wide_bench.check(one, rows["plain"])
     for key in ("loss", "head_norm", "apart"):
         with pytest.raises(ValueError, match="ours computes another number than plain"):
-            vocab_cost.check(rows["ours"] | {key: rows["ours"][key] + 0.01}, rows["plain"])
+            wide_bench.check(rows["ours"] | {key: rows["ours"][key] + 0.01}, rows["plain"])
 
 
 def test_the_benchmarks_file_is_json(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """The commands around the runs: figures, store, get, bench, doctor, test."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -144,11 +143,10 @@ def bench(what, quick, out) -> int:
     WHAT is speed (default), or one that is not part of it: wide_loss, the loss at 128,256 tokens,
     or batch_run, what a batch run costs.
     """
-    from ..paths import ROOT
+    from ..tools.doctor import benchmark as load
 
     # the benchmarks lie beside the tests: they compare with other libraries, and no run needs them
-    sys.path.insert(0, str(ROOT / "tests"))
-    benchmark = importlib.import_module(f"bench.{what}")
+    benchmark = load(what)
     if not out:
         return benchmark.main(quick=quick)
     if what != "wide_loss":

@@ -3,14 +3,12 @@ profiles, and nowhere else.
 
     for need in needs.of("04_distilbert_mnli", settings):
         print(need.role, need.source, need.kind)
-    needs.check("04_distilbert_mnli", "full", settings)        # before the first pass: in seconds,
-    not after hours
+    needs.check("04_distilbert_mnli", "full", settings)  # before the first pass: in seconds
 
 A profile file says under `sources` which of its parameters name one, and what is read there:
-`mnli`, `qqp` or
-`en-fr` rows, a `classifier`, a `causal` model (both with their tokenizer), a `tokenizer`, a
-`comet` checkpoint, or
-human `votes`. The command `get` fetches what is listed here, the check before a run looks for it.
+`mnli`, `qqp` or `en-fr` rows, a `classifier`, a `causal` model (both with their tokenizer), a
+`tokenizer`, a `comet` checkpoint, or human `votes`. The command `get` fetches what is listed here,
+the check before a run looks for it.
 """
 
 import functools
@@ -22,18 +20,10 @@ from typing import NamedTuple
 from ..engine import hub, hub_errors
 from ..paths import real_folder
 
-VOTES = (
-    "chaosnli"  # rows with human votes; they come from `python -m kdlib get real`, not from the hub
-)
-NOT_A_SOURCE = (
-    "",
-    "off",
-    "none",
-    "layers",
-    "teacher",
-    "scratch",
-    "llama-models",
-)  # said instead of a source; the last is an installed package
+# Rows with human votes; they come from `python -m kdlib get real`, not from the hub.
+VOTES = "chaosnli"
+# Said instead of a source; the last is an installed package.
+NOT_A_SOURCE = ("", "off", "none", "layers", "teacher", "scratch", "llama-models")
 
 
 class Need(NamedTuple):
@@ -47,15 +37,13 @@ class Need(NamedTuple):
 
     @property
     def here(self) -> Path | None:
-        """Where it lies on this machine outside the hub's cache; None for what the hub must
-        give.
-        """
-        if self.kind == "votes":
-            place = (
-                real_folder() / VOTES if self.source == VOTES else hub.on_this_machine(self.source)
-            )
-            return place if place is not None and place.exists() else None
-        return hub.on_this_machine(self.source, self.kind)
+        """Where it lies on this machine outside the hub's cache; None if the hub must give it."""
+        if self.kind != "votes":
+            return hub.on_this_machine(self.source, self.kind)
+        if self.source != VOTES:
+            return hub.on_this_machine(self.source)
+        place = real_folder() / VOTES
+        return place if place.exists() else None
 
     @property
     def on_hub(self) -> bool:
@@ -119,8 +107,8 @@ def missing_paths(notebook: str, settings: dict) -> dict[str, str]:
 
 
 def refuse_missing_paths(notebook: str, settings: dict) -> None:
-    """FileNotFoundError for a folder or file that is named as one and is not there: better now
-    than in a kernel.
+    """FileNotFoundError for a folder or file that is named as one and is not there: better now than
+    in a kernel.
     """
     for role, value in missing_paths(notebook, settings).items():
         raise FileNotFoundError(
@@ -129,13 +117,12 @@ def refuse_missing_paths(notebook: str, settings: dict) -> None:
 
 
 def check(notebook: str, profile: str, settings: dict) -> dict[str, str]:
-    """Ask for every source, before anything is computed: {role: how it was found} of those from
-    the hub.
+    """Ask for every source, before anything is computed: {role: how it was found} of those from the
+    hub.
 
-    A source is a path that exists, a copy under KD_REAL, whole in the cache, or on the hub and
-    open to this user.
-    Raises OSError with the cause and what to do for the first that is none of these; nothing is
-    fetched.
+    A source is a path that exists, a copy under KD_REAL, whole in the cache, or on the hub and open
+    to this user. Raises OSError with the cause and what to do for the first that is none of these;
+    nothing is fetched.
     """
     refuse_missing_paths(notebook, settings)
     found = {}
@@ -143,8 +130,7 @@ def check(notebook: str, profile: str, settings: dict) -> dict[str, str]:
         if need.kind == "votes" and need.here is None:
             raise FileNotFoundError(
                 f"{need.role}={need.source}: {real_folder()} has no such rows. They are fetched "
-                f"once, in seconds: "
-                f"python -m kdlib get {profile} {notebook[:2]}"
+                f"once, in seconds: python -m kdlib get {profile} {notebook[:2]}"
             )
         if need.on_hub:
             found[need.role] = _look(need, f"python -m kdlib get {profile} {notebook[:2]}")

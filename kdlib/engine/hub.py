@@ -1,17 +1,13 @@
 """The Hugging Face hub: which files of a repository are read, where they lie, how they get here.
 
-    place = hub.folder("google-bert/bert-base-uncased", "classifier")      # a folder; fetched if
-    need be
-    found = hub.look(hub.repository("nyu-mll/glue", "mnli"))               # asks, and fetches
-    nothing
+    place = hub.folder("google-bert/bert-base-uncased", "classifier")  # fetched if need be
+    found = hub.look(hub.repository("nyu-mll/glue", "mnli"))  # asks, and fetches nothing
 
-A source is looked for in this order: a folder as it is named, the same below the repository's
-root, a
-copy under the real folder (`KD_REAL`), the hub's cache, the hub. `org/name@revision` pins a
-commit, a tag
-or a branch; revisions.yaml pins those that the course knows. With `HF_HUB_OFFLINE=1` nothing asks
-the
-network; a hub that does not answer is asked once, and what is whole in the cache is taken instead.
+A source is looked for in this order: a folder as it is named, the same below the repository's root,
+a copy under the real folder (`KD_REAL`), the hub's cache, the hub. `org/name@revision` pins a
+commit, a tag or a branch; revisions.yaml pins those that the course knows. With `HF_HUB_OFFLINE=1`
+nothing asks the network; a hub that does not answer is asked once, and what is whole in the cache
+is taken instead.
 """
 
 import functools
@@ -30,6 +26,7 @@ from typing import NamedTuple
 
 from ..paths import ROOT, real_folder
 from . import hub_errors
+from .hub_errors import endpoint
 from .hub_files import DATASETS, KINDS, MODELS, wanted  # noqa: F401
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -44,9 +41,7 @@ SILENT_FOR = 60  # seconds for which a hub that did not answer is not asked agai
 
 
 class Repository(NamedTuple):
-    """`id` is owner/name; `revision` a commit, tag or branch ("": the newest); `kind`: see
-    KINDS.
-    """
+    """`id`: owner/name; `revision`: a commit, tag or branch ("": the newest); `kind`: see KINDS."""
 
     id: str
     revision: str
@@ -66,10 +61,8 @@ class Found(NamedTuple):
     """What is known of a repository.
 
     `folder` is where the commit's files lie or will lie; `sizes` the bytes of each file that its
-    kind
-    reads; `missing` those of them that are not there, or not whole; `sha256` of the large ones, as
-    far
-    as the hub told. `note` says how it was found.
+    kind reads; `missing` those of them that are not there, or not whole; `sha256` of the large
+    ones, as far as the hub told. `note` says how it was found.
     """
 
     repository: Repository
@@ -86,11 +79,6 @@ class Found(NamedTuple):
 
 
 # -- what the environment says: read anew each time, so that a notebook can change it ------------
-
-
-def endpoint() -> str:
-    """The hub's address: `HF_ENDPOINT`, or huggingface.co."""
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def cache() -> Path:
@@ -122,9 +110,7 @@ def pins() -> dict[str, str]:
 
 
 def is_path(source: str | Path) -> bool:
-    """Does it name a place on this machine? A hub id is `name` or `owner/name`, with or without
-    @.
-    """
+    """Does it name a place on this machine? A hub id is `name` or `owner/name`, perhaps with @…."""
     text = str(source)
     if text.startswith((".", "/", "~", "data/", "runs/")) or Path(text).is_absolute():
         return True
@@ -143,9 +129,8 @@ def repository(source: str | Path, kind: str) -> Repository:
         )
     if at and not REVISION.fullmatch(revision):
         raise ValueError(
-            f"{str(source)!r} names no revision after the @: write {name}@COMMIT (40 hex digits, "
-            f"a tag "
-            f"or a branch), or {name} alone"
+            f"{str(source)!r} names no revision after the @: write {name}@COMMIT (40 hex digits, a "
+            f"tag or a branch), or {name} alone"
         )
     return Repository(name, revision or pins().get(name, ""), kind)
 
@@ -175,19 +160,13 @@ def local_copy(source: str | Path, kind: str = "") -> Path | None:
     if not folder.is_dir():
         return None
     if kind in DATASETS:
-        parts = (
-            (folder / kind).glob("*.parquet")
-            if (folder / kind).is_dir()
-            else folder.glob("*.parquet")
-        )
-        return folder if any(parts) else None
+        tables = folder / kind if (folder / kind).is_dir() else folder
+        return folder if any(tables.glob("*.parquet")) else None
     return folder if any(folder.iterdir()) else None
 
 
 def on_this_machine(source: str | Path, kind: str = "") -> Path | None:
-    """A folder or file as it is named, or below the root, or a local copy of a hub id; else
-    None.
-    """
+    """A folder or file as it is named, or below the root, or a hub id's local copy; else None."""
     for place in (Path(source).expanduser(), ROOT / source):
         if place.is_dir() or place.is_file():
             return place
@@ -266,11 +245,10 @@ def _without_password(address: str) -> str:
 def look(repository: Repository, *, thorough: bool = False, known=()) -> Found:
     """What the hub, or else the cache, has of a repository. Nothing is fetched.
 
-    A pinned commit that is whole in the cache is not asked about, unless `thorough`: then the
-    sizes of
-    its files are compared too. A hub that is silent or refuses is no reason to fail while the cache
-    has what is needed; a line says so. known: ids for "did you mean".
-    Raises OSError (see hub_errors) with the cause and what to do.
+    A pinned commit that is whole in the cache is not asked about, unless `thorough`: then the sizes
+    of its files are compared too. A hub that is silent or refuses is no reason to fail while the
+    cache has what is needed; a line says so. known: ids for "did you mean". Raises OSError (see
+    hub_errors) with the cause and what to do.
     """
     key = (endpoint(), str(cache()), repository.id, repository.revision)
     pinned = COMMIT.fullmatch(repository.revision)
@@ -302,17 +280,15 @@ def _ask(repository: Repository, commit: str, known) -> Found:
 
     _refuse_silent(repository)
     api = HfApi(endpoint=endpoint())
-    info = _patiently(
-        lambda: api.repo_info(
-            repository.id,
-            revision=commit or repository.revision or None,
-            repo_type=repository.type,
-            timeout=TIMEOUT,
-            files_metadata=True,
-        ),
-        repository,
-        known=known,
+    ask = functools.partial(
+        api.repo_info,
+        repository.id,
+        revision=commit or repository.revision or None,
+        repo_type=repository.type,
+        timeout=TIMEOUT,
+        files_metadata=True,
     )
+    info = _patiently(ask, repository, known=known)
     listed = {s.rfilename: s for s in info.siblings or []}
     try:
         names = wanted(repository.kind, listed)
@@ -321,9 +297,11 @@ def _ask(repository: Repository, commit: str, known) -> Found:
     folder = _storage(repository) / "snapshots" / info.sha
     sizes = {name: listed[name].size or 0 for name in names}
     missing = [name for name in names if not _whole(folder / name, sizes[name])]
-    sha256 = {name: _sha256_of(listed[name]) for name in names if _sha256_of(listed[name])}
+    hashes = {name: _sha256_of(listed[name]) for name in names}
+    sha256 = {name: digest for name, digest in hashes.items() if digest}
     if missing:
-        _patiently(lambda: _may_read(repository, info.sha, missing[0]), repository, known=known)
+        ask = functools.partial(_may_read, repository, info.sha, missing[0])
+        _patiently(ask, repository, known=known)
     note = f"{len(missing)} of {len(names)} files to fetch" if missing else "in the cache"
     return Found(repository, info.sha, folder, sizes, missing, sha256, note)
 
@@ -371,20 +349,30 @@ def _whole(path: Path, size: int) -> bool:
 
 
 def _patiently(ask, repository: Repository, *, file: str = "", known=()):
+    """`patiently`, with `hub_errors.explain` saying what happened to which repository."""
+
+    def explain(error):
+        return hub_errors.explain(error, repository, cache(), file=file, known=known)
+
+    return patiently(ask, explain)
+
+
+def patiently(ask, explain):
     """`ask()`, tried again after what may pass: 429, 5xx, a connection that broke off.
 
-    Raises the OSError that `hub_errors.explain` makes of what does not pass.
+    Raises what `explain(error)` makes of an error that does not pass.
     """
     for wait in (*WAITS, None):
         try:
             return ask()
-        except Exception as error:  # requests' or httpx's, by the library's version
+        except Exception as error:  # requests', httpx's or urllib's
             if isinstance(error, ValueError) and not isinstance(error, OSError):
                 raise  # a mistake of ours, not of the network
             if wait is None or not hub_errors.may_pass(error):
-                raise hub_errors.explain(
-                    error, repository, cache(), file=file, known=known
-                ) from error
+                explained = explain(error)
+                if explained is error:
+                    raise
+                raise explained from error
             time.sleep(min(hub_errors.retry_after(error) or wait, LONGEST_WAIT))
 
 
@@ -417,8 +405,7 @@ def fetch(found: Found) -> Found:
     anew.
 
     A file gets its name only when it is whole, of the size and (large ones) the SHA-256 that the
-    hub
-    told, so what an interruption leaves is never read. Raises OSError (see hub_errors).
+    hub told, so what an interruption leaves is never read. Raises OSError (see hub_errors).
     """
     repository = found.repository
     if found.missing:
@@ -434,7 +421,8 @@ def fetch(found: Found) -> Found:
 def _fetch_file(found: Found, name: str) -> None:
     from huggingface_hub import hf_hub_download
 
-    repository, anew = found.repository, (found.folder / name).exists()
+    repository = found.repository
+    anew = (found.folder / name).exists()
 
     def download():
         nonlocal anew
@@ -531,8 +519,8 @@ def encoders(hparams: Path) -> list[str]:
 
     if not hparams.is_file():
         return []
-    told = yaml.safe_load(hparams.read_text(encoding="utf8")) or {}
-    names = [told.get("pretrained_model", "")]
-    if told.get("encoder_model") == "MiniLM":  # comet gives it the tokenizer of another
+    settings = yaml.safe_load(hparams.read_text(encoding="utf8")) or {}
+    names = [settings.get("pretrained_model", "")]
+    if settings.get("encoder_model") == "MiniLM":  # comet gives it the tokenizer of another
         names.append("xlm-roberta-base")
     return [name for name in names if name and not Path(name).is_dir()]

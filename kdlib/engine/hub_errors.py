@@ -7,11 +7,13 @@ rest. All are OSErrors, and carry the short `cause`.
 import errno
 import os
 import re
+import urllib.error
 
 from ..paths import did_you_mean, real_folder
 
 SETTINGS = "https://huggingface.co/settings/tokens"
 MAY_PASS = (429, 500, 502, 503, 504)
+# By name: requests', httpx's and urllib3's own, of which one or another is installed.
 BROKEN_OFF = (
     "ChunkedEncodingError",
     "IncompleteRead",
@@ -23,6 +25,8 @@ BROKEN_OFF = (
     "Damaged",
     "ConnectionError",
 )
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 DAMAGED = ("Consistency check failed", "another SHA-256", "416")
 COPIES = {
     "meta-llama/Llama-3.2-3B-Instruct": "unsloth/Llama-3.2-3B-Instruct",
@@ -57,7 +61,8 @@ class Damaged(OSError):
     """A file arrived otherwise than the hub says it is."""
 
 
-def _address() -> str:
+def endpoint() -> str:
+    """The hub's address: `HF_ENDPOINT`, or huggingface.co."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
@@ -78,6 +83,8 @@ def _status(error: BaseException) -> tuple[int, dict]:
     none.
     """
     for one in _chain(error):
+        if isinstance(one, urllib.error.HTTPError):
+            return one.code, one.headers
         answer = getattr(one, "response", None)
         if answer is not None:
             return answer.status_code, answer.headers
@@ -100,24 +107,21 @@ def _numbers(error: BaseException) -> set[int]:
     return {one.errno for one in _chain(error) if isinstance(one, OSError) and one.errno}
 
 
+def _type_names(error: BaseException) -> set[str]:
+    return {type(one).__name__ for one in _chain(error)}
+
+
 def may_pass(error: BaseException) -> bool:
     """Is the same request worth another try?"""
     status, _ = _status(error)
     if status:
         return status in MAY_PASS or (status == 416 and is_damaged(error))
-    if _numbers(error) & {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.ECONNREFUSED,
-    }:
+    if _numbers(error) & (DISK_FULL | CLOSED | {errno.ECONNREFUSED}):
         return False
-    names = {type(one).__name__ for one in _chain(error)}
+    names = _type_names(error)
     if names & {"ProxyError", "SSLError", "OfflineModeIsEnabled"}:
         return False
-    return bool(names & set(BROKEN_OFF)) or is_damaged(error)
+    return bool(names.intersection(BROKEN_OFF)) or is_damaged(error)
 
 
 def is_damaged(error: BaseException) -> bool:
@@ -140,17 +144,15 @@ def reworded(error: OSError, text: str) -> OSError:
 
 
 def explain(error: BaseException, repository, cache, *, file: str = "", known=()) -> OSError:
-    """The OSError that says of a library's error what happened to which repository, and what to
-    do.
-    """
+    """The OSError that says what happened to which repository, and what to do."""
     if isinstance(error, HubError):
         return error
     status, headers = _status(error)
-    names = {type(one).__name__ for one in _chain(error)}
+    names = _type_names(error)
     code, asked = headers.get("X-Error-Code", ""), repository.named
-    if _numbers(error) & {errno.ENOSPC, errno.EDQUOT}:
+    if _numbers(error) & DISK_FULL:
         return disk_full(cache, asked, file=file)
-    if _numbers(error) & {errno.EROFS, errno.EACCES, errno.EPERM}:
+    if _numbers(error) & CLOSED:
         return cannot_write(cache, error, asked)
     if "GatedRepoError" in names or code == "GatedRepo":
         return _gated(repository.id, refused=status == 401)
@@ -171,21 +173,19 @@ def explain(error: BaseException, repository, cache, *, file: str = "", known=()
         return HubError(
             f"the hub has too many requests from here (429), asked for {asked}",
             "Wait some minutes and run the same command again: it goes on. A token (`hf auth "
-            "login`) raises "
-            "the limit; several jobs at once share it, so fetch before them: python -m kdlib get "
-            "PROFILE NN.",
+            "login`) raises the limit; several jobs at once share it, so fetch before them: "
+            "python -m kdlib get PROFILE NN.",
         )
     if status >= 500:
         return HubError(
             f"the hub is out of order just now ({status}), asked for {asked}",
             "Run the same command again in some minutes: it goes on, and what is fetched already "
-            "is kept. "
-            "https://status.huggingface.co tells more.",
+            "is kept. https://status.huggingface.co tells more.",
         )
     if is_damaged(error):
         return HubError(
             f"{file or 'a file'} of {asked} arrived damaged, several times",
-            f"Nothing of it was kept. Run the same command again; if it persists, a proxy alters "
+            "Nothing of it was kept. Run the same command again; if it persists, a proxy alters "
             f"it. ({reason(error)})",
         )
     return _cut_off(error, asked, file)
@@ -200,8 +200,7 @@ def _cut_off(error: BaseException, asked: str, file: str) -> HubError:
     return HubError(
         f"the hub did not answer properly about {asked} ({reason(error)})",
         "Run the same command again. On a compute node, load the module that sets its proxy, or "
-        "fetch on "
-        "the login node first: python -m kdlib get PROFILE NN.",
+        "fetch on the login node first: python -m kdlib get PROFILE NN.",
     )
 
 
@@ -212,12 +211,9 @@ def _token() -> str | None:
 
 
 def _instead(name: str) -> str:
-    copy = COPIES.get(name)
-    return (
-        f"Without access: {copy}, a copy that others publish under the same licence."
-        if copy
-        else ""
-    )
+    if name not in COPIES:
+        return ""
+    return f"Without access: {COPIES[name]}, a copy that others publish under the same licence."
 
 
 def _gated(name: str, refused: bool) -> NotAllowed:
@@ -229,7 +225,7 @@ def _gated(name: str, refused: bool) -> NotAllowed:
 def _no_token(name: str) -> NotAllowed:
     return NotAllowed(
         f"{name} is gated, and there is no token on this machine",
-        f"Accept its licence at {_address()}/{name}, make a token at {SETTINGS}, and give it with "
+        f"Accept its licence at {endpoint()}/{name}, make a token at {SETTINGS}, and give it with "
         f"`hf auth login` or as HF_TOKEN=…. {_instead(name)}",
     )
 
@@ -237,9 +233,8 @@ def _no_token(name: str) -> NotAllowed:
 def _no_access(name: str) -> NotAllowed:
     return NotAllowed(
         f"{name} is gated, and your account has no access to it yet",
-        f"Accept its licence at {_address()}/{name} (granted in minutes to a day; a fine-grained "
-        f"token must "
-        f"be allowed to read gated repositories), then run again. {_instead(name)}",
+        f"Accept its licence at {endpoint()}/{name} (granted in minutes to a day; a fine-grained "
+        f"token must be allowed to read gated repositories), then run again. {_instead(name)}",
     )
 
 
@@ -256,9 +251,8 @@ def _no_revision(repository) -> NotFound:
     kind = "datasets/" if repository.type == "dataset" else ""
     return NotFound(
         f"{repository.id} has no revision {repository.revision or 'main'!r}",
-        f"Take a commit, tag or branch from {_address()}/{kind}{repository.id}/commits/main, or "
-        f"leave the "
-        "@ out for the newest.",
+        f"Take a commit, tag or branch from {endpoint()}/{kind}{repository.id}/commits/main, or "
+        "leave the @ out for the newest.",
     )
 
 
@@ -266,7 +260,7 @@ def _no_repository(repository, known) -> NotFound:
     token = "" if _token() else " A private one needs a token, too (`hf auth login`)."
     return NotFound(
         f"the hub has no {repository.type} {repository.id}{did_you_mean(repository.id, known)}",
-        f"Check the spelling: owner/name, as in the address {_address()}/….{token}",
+        f"Check the spelling: owner/name, as in the address {endpoint()}/….{token}",
     )
 
 
@@ -290,10 +284,9 @@ def not_here(repository, cache, why: str) -> NotHere:
     error = NotHere(
         f"{repository.named} ({repository.kind}) is not in the cache, and {why}",
         "Fetch first, where there is a network (a cluster's login node): python -m kdlib get "
-        "PROFILE NN. On "
-        "a compute node, load the module that sets its proxy. Without any network: "
-        "profile=laptop, or a "
-        f"copy of the same layout under {real_folder()} (KD_REAL=FOLDER). The cache is {cache}.",
+        "PROFILE NN. On a compute node, load the module that sets its proxy. Without any "
+        f"network: profile=laptop, or a copy of the same layout under {real_folder()} "
+        f"(KD_REAL=FOLDER). The cache is {cache}.",
     )
     error.why = why
     return error
@@ -306,8 +299,7 @@ def disk_full(cache, asked: str, needed: int = 0, free: int = 0, file: str = "")
     return HubError(
         f"No space left for {what} under {cache}{sizes}",
         "Free some there, or set HF_HUB_CACHE to a folder on a larger disk, and run the same "
-        "command "
-        "again: what is fetched already is kept.",
+        "command again: what is fetched already is kept.",
     )
 
 
@@ -315,7 +307,7 @@ def cannot_write(cache, error: BaseException, asked: str) -> HubError:
     """For a cache that is read-only or someone else's."""
     return HubError(
         f"the hub's cache {cache} cannot be written ({reason(error)}), and {asked} is to be "
-        f"fetched",
+        "fetched",
         "Set HF_HUB_CACHE to a folder of yours, or have its owner fetch: python -m kdlib get "
         "PROFILE NN.",
     )

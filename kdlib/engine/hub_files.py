@@ -40,8 +40,7 @@ def wanted(kind: str, names) -> list[str]:
     whole copy.
 
     Of several formats of the same weights one is taken, safetensors before PyTorch's .bin.
-    ValueError
-    when something that it cannot do without is missing, such as one of several shards.
+    ValueError when something that it cannot do without is missing, such as one of several shards.
     """
     names = sorted(names)
     if kind in DATASETS:

@@ -1,23 +1,21 @@
 """Fetch first: all that notebooks need under a profile, on a machine with a network, before any
 job.
 
-    python -m kdlib get full 04            # models, tokenizers, rows; checked for access before
-    the first byte
+    python -m kdlib get full 04            # models, tokenizers, rows; access is checked first
     python -m kdlib get full 04 --list     # what it would fetch, and whether it may
     python -m kdlib get lab                # every notebook
 
-Everything goes to the hub's cache (`HF_HUB_CACHE`), where a run finds it with or without a
-network. A fetch that was
-interrupted goes on with the same command; what is whole already is compared with the hub and left
-alone.
+Everything goes to the hub's cache (`HF_HUB_CACHE`), where a run finds it with or without a network.
+A fetch that was interrupted goes on with the same command; what is whole already is compared with
+the hub and left alone.
 """
 
 from typing import NamedTuple
 
-from ..course import needs
-from ..engine import hub, hub_errors
 from ..corpora.get import get_real
+from ..course import needs
 from ..course.run import settings_of
+from ..engine import hub, hub_errors
 
 
 class Line(NamedTuple):
@@ -33,18 +31,20 @@ def wanted(profile: str, notebooks: list[str], parameters: dict) -> dict[needs.N
     """{need: its roles} over the notebooks, each source once. ValueError for a parameter that none
     of them has.
     """
-    used, found = set(), {}
+    used = set()
+    roles = {}
     for notebook in notebooks:
         known = settings_of(notebook, profile)
         own = {name: value for name, value in parameters.items() if name in known}
         used |= set(own)
         for need in needs.of(notebook, settings_of(notebook, profile, **own)):
-            found.setdefault(need._replace(role=""), []).append(f"{notebook[:2]} {need.role}")
+            nameless = need._replace(role="")
+            roles.setdefault(nameless, []).append(f"{notebook[:2]} {need.role}")
     if unknown := sorted(set(parameters) - used):
         raise ValueError(
             f"none of {', '.join(n[:2] for n in notebooks)} has a parameter {', '.join(unknown)}"
         )
-    return found
+    return roles
 
 
 def plan(repositories: dict[hub.Repository, list[str]]) -> list[Line]:
@@ -66,8 +66,8 @@ def plan(repositories: dict[hub.Repository, list[str]]) -> list[Line]:
 
 
 def _no_network(error: OSError) -> OSError:
-    """What `get` says where nothing can be fetched; a run's advice, to fetch first, would lead in
-    a circle.
+    """What `get` says where nothing can be fetched; a run's advice, to fetch first, would lead in a
+    circle.
     """
     if hub.offline():
         return hub_errors.NotHere(
@@ -77,24 +77,23 @@ def _no_network(error: OSError) -> OSError:
     return hub_errors.NotHere(
         "the hub cannot be reached from this machine",
         "On a cluster run this command on the login node; behind a proxy set "
-        "https_proxy=http://HOST:PORT (and no_proxy for "
-        f"what must not go through it). ({error.cause})",
+        "https_proxy=http://HOST:PORT (and no_proxy for what must not go through it). "
+        f"({error.cause})",
     )
 
 
 def _encoders(lines: list[Line], only_list: bool) -> list[Line]:
     """A COMET checkpoint names its encoder in a small file, which has to be there first."""
-    found = {}
+    roles = {}
     for line in lines:
         if line.found.repository.kind != "comet":
             continue
         if not only_list:
-            hub.fetch(
-                line.found._replace(missing=[n for n in line.found.missing if n == "hparams.yaml"])
-            )
+            small = [name for name in line.found.missing if name == "hparams.yaml"]
+            hub.fetch(line.found._replace(missing=small))
         for name in hub.encoders(line.found.folder / "hparams.yaml"):
-            found.setdefault(hub.repository(name, "tokenizer"), []).append("COMET's encoder")
-    return plan(found)
+            roles.setdefault(hub.repository(name, "tokenizer"), []).append("COMET's encoder")
+    return plan(roles)
 
 
 def _merged(wished: dict[needs.Need, list[str]]) -> dict[hub.Repository, list[str]]:
@@ -139,10 +138,9 @@ def get_profile(
     """Check access to all, say sizes, fetch what is missing. The exit code: 1 while something has
     to be made by hand.
 
-    Raises ValueError for an unknown profile, parameter or id, OSError with the cause and what to
-    do for a repository
-    that cannot be had, a full disk, a closed cache: before the first byte, as far as that can be
-    known.
+    Raises ValueError for an unknown profile, parameter or id, OSError with the cause and what to do
+    for a repository that cannot be had, a full disk, a closed cache: before the first byte, as far
+    as that can be known.
     """
     wished = wanted(profile, notebooks, parameters or {})
     lines = plan(_merged(wished))
@@ -165,18 +163,19 @@ def _by_hand(
     wished: dict[needs.Need, list[str]], profile: str, any_repository: bool, only_list: bool
 ) -> int:
     """Human votes come from elsewhere; a teacher of one's own has to be trained."""
-    absent = [
-        (need, roles) for need, roles in wished.items() if not need.on_hub and need.here is None
-    ]
-    for need, roles in absent:
+    to_make = 0
+    for need, roles in wished.items():
+        if need.on_hub or need.here is not None:
+            continue
         if need.kind != "votes":
+            to_make += 1
             print(f"{', '.join(roles)}: there is no {need.source}{hub.how_to_make(need.source)}")
         elif only_list:
             print(f"{', '.join(roles)}: {need.source}, with `get real --part chaosnli`, 1 MB")
         else:
             get_real([needs.VOTES])
-    if left := [need for need, _ in absent if need.kind != "votes"]:
-        print(f"{len(left)} source{'s' if len(left) > 1 else ''} to make by hand")
+    if to_make:
+        print(f"{to_make} source{'s' if to_make > 1 else ''} to make by hand")
         return 1
     if not only_list:
         if any_repository:

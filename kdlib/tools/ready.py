@@ -8,14 +8,13 @@ How much it needs is `room`'s arithmetic, where its models come from `needs`' li
 `doctor`'s.
 """
 
-import shutil
 from pathlib import Path
 
-from . import doctor, room
 from ..course import needs
 from ..course.notebooks import notebook_path
-from .doctor import Finding
 from ..course.run import run_folder, settings_of
+from . import doctor, room
+from .doctor import Finding
 
 ANYWAY = "or take the lines with doctor out of the job's script, and try"
 
@@ -26,26 +25,31 @@ def check(
     """The findings. ValueError for a profile or a parameter that does not fit, FileNotFoundError
     for no such notebook; a check that cannot be made is a finding.
     """
-    name, given = notebook_path(notebook).stem, dict(parameters or {})
-    seed, run_dir = given.pop("seed", 0), given.pop("run_dir", "")
+    name = notebook_path(notebook).stem
+    given = dict(parameters or {})
+    seed = given.pop("seed", 0)
+    run_dir = given.pop("run_dir", "")
     settings = settings_of(name, profile, **given)
     need = room.of(name, settings)
     profile = settings.pop("profile")
     folder = run_folder(name, profile, seed, settings, run_dir)
     looks = {
-        "GPU": lambda: gpu(need, need_gpu),
-        "memory": lambda: memory(need),
-        "disk": lambda: disk(need, folder),
-        "run folder": lambda: doctor.runs("run folder"),
-        "models and data": lambda: sources(name, profile, settings),
+        "GPU": (gpu, need, need_gpu),
+        "memory": (memory, need),
+        "disk": (disk, need, folder),
+        "run folder": (doctor.runs, "run folder"),
+        "models and data": (sources, name, profile, settings),
     }
     findings = []
-    for what, look in looks.items():
+    for what, (look, *about) in looks.items():
         try:
-            findings += look()
+            findings += look(*about)
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             found = f"could not be looked at ({type(error).__name__}: {error})"
-            fix = "install the locked environment anew (make install), then see python -m kdlib doctor"
+            fix = (
+                "install the locked environment anew (make install), then see python -m kdlib "
+                "doctor"
+            )
             findings.append(Finding(what, False, found, fix, what == "GPU"))
     return findings
 
@@ -61,18 +65,23 @@ def gpu(need: room.Room, need_gpu: bool) -> list[Finding]:
         if not need_gpu:
             return findings
         fix = findings[0].fix or "look at --gres in the script, and at nvidia-smi on the node"
-        found = "torch sees none, although this job should have one"
-        return [Finding("GPU", False, f"{found} ({findings[0].found})", fix, True)]
-    size = min(torch.cuda.mem_get_info(i)[1] for i in range(torch.cuda.device_count())) / 1e9
+        found = f"torch sees none, although this job should have one ({findings[0].found})"
+        return [Finding("GPU", False, found, fix, True)]
+    sizes = [torch.cuda.mem_get_info(i)[1] for i in range(torch.cuda.device_count())]
+    size = min(sizes) / 1e9
     found = f"{size:.0f} GB, and about {need.gpu:.0f} are needed"
-    if need.gpu > size:
-        fix = "ask for a larger card (--gres), or for less: lora_rank=16, a smaller batch_size; "
-        findings.append(Finding("GPU memory", False, found, fix + ANYWAY, True))
+    fits = need.gpu <= size
+    if not fits:
+        fix = (
+            "ask for a larger card (--gres), or for less: lora_rank=16, a smaller batch_size; "
+            + ANYWAY
+        )
     elif need.gpu > 0.85 * size:
         fix = "it may just fit: the estimate is no better than 15 %"
-        findings.append(Finding("GPU memory", False, found, fix))
-    elif need.gpu:
-        findings.append(Finding("GPU memory", True, found))
+    else:
+        fix = ""
+    if need.gpu:
+        findings.append(Finding("GPU memory", not fix, found, fix, not fits))
     return findings
 
 
@@ -88,8 +97,7 @@ def memory(need: room.Room) -> list[Finding]:
 
 def disk(need: room.Room, folder: Path) -> list[Finding]:
     """Room for the run, less what an earlier part of the same run has written already."""
-    place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    free = shutil.disk_usage(place).free / 1e9
+    free, place = doctor.free_disk(folder)
     here = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e9
     found = f"{free:.1f} GB free under {place}, and about {need.disk:.0f} are needed"
     if free + here >= need.disk:

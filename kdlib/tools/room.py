@@ -9,11 +9,11 @@ a GPU node. The job script, `doctor NOTEBOOK` and the table in CLUSTER.md read t
 import itertools
 from typing import NamedTuple
 
-from . import memory
 from ..course import needs
 from ..course.notebooks import COURSE
-from ..engine import hub
 from ..course.run import settings_of
+from ..engine import hub
+from . import memory
 
 CONTEXT_GB = 1.0  # CUDA's own context, and the allocator's fragments
 # Main memory of a kernel with torch: 1.4 GB on a CPU, as the records of `laptop` say; CUDA's
@@ -62,25 +62,30 @@ def of(notebook: str, settings: dict) -> Room:
         gpu, weights, disk = _classify(teacher, student or teacher, settings)
     else:
         gpu, weights, disk = 0.0, 0.0, 0.5
-    europarl = any(need.kind == "en-fr" and not hub.is_path(need.source) for need in sources)
-    main = PROCESS_GB + weights + (EUROPARL_GB if europarl else 0.0)
-    # a tokenizer alone is part of its model's download
-    fetched = {need.source: _download(need) for need in sorted(sources, key=_tokenizers_first)}
-    return Room(round(gpu, 1), round(main, 1), round(disk, 1), round(sum(fetched.values()), 1))
+    main = PROCESS_GB + weights
+    if any(need.kind == "en-fr" and not hub.is_path(need.source) for need in sources):
+        main += EUROPARL_GB
+    # a tokenizer alone is part of its model's download, which then overwrites it
+    fetched = {}
+    for need in sorted(sources, key=_tokenizers_first):
+        fetched[need.source] = _download(need)
+    return Room(*(round(gb, 1) for gb in (gpu, main, disk, sum(fetched.values()))))
 
 
 def largest(notebook: str, profile: str, parameters: dict, grid: dict[str, list]) -> Room:
     """The most that any point of a grid wants. ValueError for a parameter that does not fit."""
-    roles = needs.sources(notebook)
-    axes = {name: values for name, values in grid.items() if name in AXES or name in roles}
+    counted = {*AXES, *needs.sources(notebook)}
+    axes = {name: values for name, values in grid.items() if name in counted}
     fixed = {name: value for name, value in parameters.items() if name not in ("seed", "run_dir")}
-    points = [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
-    found = [of(notebook, settings_of(notebook, profile, **fixed, **point)) for point in points]
-    return Room(*(max(numbers) for numbers in zip(*found)))
+    rooms = []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values))
+        rooms.append(of(notebook, settings_of(notebook, profile, **fixed, **point)))
+    return Room(*map(max, zip(*rooms)))
 
 
 def known_shape(source: str) -> memory.Shape | None:
-    """The shape of a model whose name says what it is: "owner/bert-base-uncased-mnli". None if not."""
+    """The shape of a model whose name says what it is: "owner/bert-base-uncased-mnli"."""
     for name in sorted(memory.MODELS, key=len, reverse=True):  # distilbert before bert
         if name.lower() in source.lower():
             return memory.MODELS[name]
@@ -105,12 +110,15 @@ def _gb(shape: memory.Shape, bytes_each: int = 4) -> float:
 
 
 def _classify(teacher, student, settings: dict) -> tuple[float, float, float]:
-    """GPU, weights in main memory and disk of a classifier with its teacher (00, 03, 04, 05, 08)."""
+    """GB of GPU, weights in main memory and disk, for a classifier and its teacher (00, 03 to 05,
+    08).
+    """
     step = memory.estimate(
         student, teacher, batch_size=settings["batch_size"], length=settings["max_length"]
     )
+    weights = _gb(teacher) + 2 * _gb(student)
     disk = TOKENISED_GB + CHECKPOINTS * _gb(student, ADAMW_BYTES) + 4 * _gb(student)
-    return step.total + CONTEXT_GB, _gb(teacher) + 2 * _gb(student) + TOKENISED_GB, disk
+    return step.total + CONTEXT_GB, weights + TOKENISED_GB, disk
 
 
 def _language(student, teacher, settings: dict, **changes) -> memory.Estimate:
@@ -133,8 +141,8 @@ def _language(student, teacher, settings: dict, **changes) -> memory.Estimate:
 
 def _prompt(model, settings: dict) -> tuple[float, float, float]:
     """Notebook 06: student and teacher are the same model. The base, its untuned copy and the tuned
-    one lie in main memory, beside the student; one is kept on the disk. A training of more than
-    ten minutes saves checkpoints, too.
+    one lie in main memory, beside the student; one is kept on the disk. A training of more than ten
+    minutes saves checkpoints, too.
     """
     step = _language(model, model, settings)
     disk = CHECKPOINTS * _gb(model, ADAMW_BYTES) + 2 * _gb(model)
@@ -165,13 +173,6 @@ def table(profile: str = "full"):
     for name in COURSE:
         need = of(name, settings_of(name, profile))
         if need.downloads:
-            rows.append(
-                {
-                    "notebook": name,
-                    "GPU": round(need.gpu),
-                    "main memory": round(need.memory),
-                    "disk": round(need.disk),
-                    "downloads": need.downloads,
-                }
-            )
+            row = {"notebook": name, "GPU": round(need.gpu), "main memory": round(need.memory)}
+            rows.append(row | {"disk": round(need.disk), "downloads": need.downloads})
     return pd.DataFrame(rows)

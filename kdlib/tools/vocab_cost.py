@@ -1,12 +1,12 @@
 """What the loss costs at a wide vocabulary: ours beside the plain way, each in its own process.
 
-Notebook 07 measures both while you watch; `tests/bench/wide_loss.py` adds other libraries and more
-sizes.
+Notebook 07 measures both while you watch; `tests/bench/wide_loss.py` adds other libraries, more
+sizes and turns, and checks that all compute the same numbers.
 
 Every way computes (1-alpha)·CE + alpha·T²·KL(teacher ‖ student), mean over the labels that count,
-and its gradients. At a small size all numbers must agree before anything is timed. Memory is what a
-call takes above inputs, weights and gradients. Seconds of the processor are counted beside seconds
-of the clock: on a shared machine they leave the neighbours out.
+and its gradients. Memory is what a call takes above inputs, weights and gradients. Seconds of the
+processor are counted beside seconds of the clock: on a shared machine they leave the neighbours
+out.
 """
 
 import json
@@ -15,14 +15,13 @@ import os
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from ..engine.wide_loss import chunk_size, linear_distillation_loss
+from ..engine.wide_loss import linear_distillation_loss
 
 TEMPERATURE = 2.0
 ALPHA = 0.7
@@ -114,86 +113,11 @@ def turn(way: Callable, inputs: Inputs) -> tuple[tuple[float, float], float]:
     return timed(forward_and_backward), losses[0]
 
 
-def products(inputs: Inputs) -> tuple[Callable, int]:
-    """The four bare matrix products of our loss, chunk by chunk, and the chunk's tokens.
-
-    They are the least that the loss can cost. Given `fresh=True`, the head's gradient comes in new
-    memory each time, as autograd wants it.
-    """
-    student_hidden, student_head, teacher_hidden, teacher_head, labels = (
-        x.detach() for x in inputs
-    )
-    tokens = int((labels != IGNORED).sum())
-    vocab, width = student_head.shape
-    chunk = chunk_size("auto", vocab, student_hidden.dtype, tokens)
-    # As in our loss, all chunks share these buffers.
-    student_logits = torch.zeros(chunk, vocab)
-    teacher_logits = torch.zeros(chunk, vocab)
-    to_hidden = torch.zeros(chunk, width)
-    kept = torch.zeros_like(student_head)
-
-    def run(fresh: bool = False):
-        to_head = torch.empty_like(student_head) if fresh else kept
-        for start in range(0, tokens, chunk):
-            stop = min(start + chunk, tokens)
-            size = stop - start
-            hidden = student_hidden[start:stop]
-            torch.mm(hidden, student_head.t(), out=student_logits[:size])
-            torch.mm(teacher_hidden[start:stop], teacher_head.t(), out=teacher_logits[:size])
-            # In the loss the derivative stands in the student's logits by now.
-            torch.mm(student_logits[:size], student_head, out=to_hidden[:size])
-            to_head.addmm_(student_logits[:size].t(), hidden, beta=float(start > 0))
-
-    return run, chunk
-
-
 def resident(key: str = "VmRSS") -> int:
     """Bytes of this process in memory now; "VmHWM": at most so far. Linux alone counts them."""
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith(key))
     return int(line.split()[1]) * 1024
-
-
-def distance_from_plain(way: Callable) -> float:
-    """The largest difference of loss and gradients from the plain way, at a small size."""
-    results = []
-    for function in (plain, way):
-        inputs = make_inputs(96, 500, 32, 48)
-        loss = function(*inputs)
-        loss.backward()
-        results.append((loss.detach(), inputs.student_hidden.grad, inputs.student_head.grad))
-    return max((a - b).abs().max().item() for a, b in zip(*results))
-
-
-def measure(
-    name: str, tokens: int, vocab: int, width: int, wider: int, turns: int, ways: dict = WAYS
-) -> dict:
-    """One way at one size: `extra` and `peak` (bytes), the best of `turns` (seconds), and numbers.
-
-    The numbers, loss and head_norm, are for `check`. `products` and `fresh` are the seconds of our
-    loss' bare matrix products, nan for other ways.
-    """
-    way = ways[name]
-    row = {"name": name, "tokens": tokens, "vocab": vocab, "width": width, "wider": wider}
-    row["apart"] = distance_from_plain(way)
-    inputs = make_inputs(tokens, vocab, width, wider)
-    # Memory is measured in the first turn: later ones find what it has left to the process.
-    first, loss, memory = turn_with_memory(way, inputs)
-    row |= memory
-    times = {"seconds": [first], "products": [], "fresh": []}
-    bare = None
-    if name == "ours":
-        bare, row["chunk"] = products(inputs)
-    unknown = (math.nan, math.nan)
-    # In turn, so that a busy neighbour slows the loss and its products alike.
-    for i in range(turns):
-        times["products"].append(timed(bare) if bare else unknown)
-        times["fresh"].append(timed(partial(bare, fresh=True)) if bare else unknown)
-        if i + 1 < turns:
-            times["seconds"].append(turn(way, inputs)[0])
-    for key, pairs in times.items():
-        row[key], row[f"{key}_cpu"] = map(min, zip(*pairs))
-    return row | {"loss": loss, "head_norm": inputs.student_head.grad.norm().item()}
 
 
 def turn_with_memory(way: Callable, inputs: Inputs) -> tuple[tuple[float, float], float, dict]:
@@ -210,12 +134,18 @@ def turn_with_memory(way: Callable, inputs: Inputs) -> tuple[tuple[float, float]
     return time_taken, loss, {"extra": peak - before - gradients, "peak": peak}
 
 
-def contest(
-    name: str, tokens: int, vocab: int, width: int, wider: int, turns: int = 1
-) -> dict | None:
+def measure(name: str, tokens: int, vocab: int, width: int, wider: int) -> dict:
+    """One way at one size, in one turn: `extra` and `peak` (bytes), seconds, and the loss."""
+    inputs = make_inputs(tokens, vocab, width, wider)
+    (seconds, seconds_cpu), loss, memory = turn_with_memory(WAYS[name], inputs)
+    row = {"name": name, "tokens": tokens, "vocab": vocab, "width": width, "wider": wider}
+    return row | memory | {"seconds": seconds, "seconds_cpu": seconds_cpu, "loss": loss}
+
+
+def contest(name: str, tokens: int, vocab: int, width: int, wider: int) -> dict | None:
     """`measure` in its own process with one thread; None, and a line that says why, if it fails."""
     module = [sys.executable, "-m", "kdlib.tools.vocab_cost"]
-    return in_own_process(module, name, tokens, vocab, width, wider, turns)
+    return in_own_process(module, name, tokens, vocab, width, wider)
 
 
 def in_own_process(command: list[str], name: str, *numbers: int) -> dict | None:
@@ -231,17 +161,6 @@ def in_own_process(command: list[str], name: str, *numbers: int) -> dict | None:
         print(f"{name:14s} failed ({done.returncode}): {last_line[:150]}", flush=True)
         return None
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def check(row: dict, first: dict) -> None:
-    """ValueError unless `row` agrees with plain at the small size, with `first` at the other."""
-    same = all(math.isclose(row[key], first[key], rel_tol=1e-4) for key in ("loss", "head_norm"))
-    if not (row["apart"] <= 1e-5 and same):
-        raise ValueError(
-            f"{row['name']} computes another number than plain: {row['apart']:.1e} apart at the "
-            f"small size; loss {row['loss']:.6g} and head's gradient {row['head_norm']:.6g} where "
-            f"{first['name']} finds {first['loss']:.6g} and {first['head_norm']:.6g}"
-        )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """The loss at 128,256 tokens: ours, plain ways, and other libraries' ways to the same number.
 
-    python -m kdlib bench wide_loss            # ours and the plain ways; --quick: 256 tokens, one
-    turn pip install trl==1.16.0 liger-kernel==0.8.5 torchdistill==1.1.5      # in an environment of
-    its own
-    python -m kdlib bench wide_loss            # there: these too
+    python -m kdlib bench wide_loss    # ours and the plain ways; --quick: 256 tokens, one turn
+
+In an environment of its own, other libraries take part:
+
+    pip install trl==1.16.0 liger-kernel==0.8.5 torchdistill==1.1.5
+    python -m kdlib bench wide_loss
     … --out data/results/bench_vocab_loss.json    # keeps the table, which notebook 07 draws
 
 Best of three turns for everyone, each in a process of its own. "plain_kept" drops ignored tokens
-before
-the heads: what that alone gains over "plain". "checkpointed" is "plain_kept" for 64 tokens at a
-time, with torch's gradient checkpointing. "products" are the four bare matrix products at our
+before the heads: what that alone gains over "plain". "checkpointed" is "plain_kept" for 64 tokens
+at a time, with torch's gradient checkpointing. "products" are the four bare matrix products at our
 chunk, into arrays that exist already. "into a fresh gradient": the same, with the head's gradient
 in new memory each time, as autograd wants it; getting a gigabyte from the system can take seconds
 on a virtual machine.
@@ -18,18 +19,33 @@ on a virtual machine.
 import importlib.metadata
 import importlib.util
 import json
+import math
 import platform
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kdlib.paths import ROOT, write_json
 from kdlib.course.results import commit, versions
+from kdlib.engine.wide_loss import chunk_size
+from kdlib.paths import ROOT, write_json
 from kdlib.tools import vocab_cost
-from kdlib.tools.vocab_cost import ALPHA, IGNORED, TEMPERATURE, kl_sum
+from kdlib.tools.vocab_cost import (
+    ALPHA,
+    IGNORED,
+    TEMPERATURE,
+    Inputs,
+    kl_sum,
+    make_inputs,
+    plain,
+    timed,
+    turn,
+    turn_with_memory,
+)
 
 TURNS = 3
 PLAIN_WAYS = ("plain", "plain_kept", "checkpointed")
@@ -144,8 +160,88 @@ WAYS = vocab_cost.WAYS | {
 }
 
 
-def measure(name: str, *size_and_turns: int) -> dict:
-    return vocab_cost.measure(name, *size_and_turns, ways=WAYS)
+def products(inputs: Inputs) -> tuple[Callable, int]:
+    """The four bare matrix products of our loss, chunk by chunk, and the chunk's tokens.
+
+    They are the least that the loss can cost. Given `fresh=True`, the head's gradient comes in new
+    memory each time, as autograd wants it.
+    """
+    student_hidden, student_head, teacher_hidden, teacher_head, labels = (
+        x.detach() for x in inputs
+    )
+    tokens = int((labels != IGNORED).sum())
+    vocab, width = student_head.shape
+    chunk = chunk_size("auto", vocab, student_hidden.dtype, tokens)
+    # As in our loss, all chunks share these buffers.
+    student_logits = torch.zeros(chunk, vocab)
+    teacher_logits = torch.zeros(chunk, vocab)
+    to_hidden = torch.zeros(chunk, width)
+    kept = torch.zeros_like(student_head)
+
+    def run(fresh: bool = False):
+        to_head = torch.empty_like(student_head) if fresh else kept
+        for start in range(0, tokens, chunk):
+            stop = min(start + chunk, tokens)
+            size = stop - start
+            hidden = student_hidden[start:stop]
+            torch.mm(hidden, student_head.t(), out=student_logits[:size])
+            torch.mm(teacher_hidden[start:stop], teacher_head.t(), out=teacher_logits[:size])
+            # In the loss the derivative stands in the student's logits by now.
+            torch.mm(student_logits[:size], student_head, out=to_hidden[:size])
+            to_head.addmm_(student_logits[:size].t(), hidden, beta=float(start > 0))
+
+    return run, chunk
+
+
+def distance_from_plain(way: Callable) -> float:
+    """The largest difference of loss and gradients from the plain way, at a small size."""
+    results = []
+    for function in (plain, way):
+        inputs = make_inputs(96, 500, 32, 48)
+        loss = function(*inputs)
+        loss.backward()
+        results.append((loss.detach(), inputs.student_hidden.grad, inputs.student_head.grad))
+    return max((a - b).abs().max().item() for a, b in zip(*results))
+
+
+def measure(name: str, tokens: int, vocab: int, width: int, wider: int, turns: int) -> dict:
+    """One way at one size: `extra` and `peak` (bytes), the best of `turns` (seconds), and numbers.
+
+    The numbers, loss and head_norm, are for `check`. `products` and `fresh` are the seconds of our
+    loss' bare matrix products, nan for other ways.
+    """
+    way = WAYS[name]
+    row = {"name": name, "tokens": tokens, "vocab": vocab, "width": width, "wider": wider}
+    row["apart"] = distance_from_plain(way)
+    inputs = make_inputs(tokens, vocab, width, wider)
+    # Memory is measured in the first turn: later ones find what it has left to the process.
+    first, loss, memory = turn_with_memory(way, inputs)
+    row |= memory
+    times = {"seconds": [first], "products": [], "fresh": []}
+    bare = None
+    if name == "ours":
+        bare, row["chunk"] = products(inputs)
+    unknown = (math.nan, math.nan)
+    # In turn, so that a busy neighbour slows the loss and its products alike.
+    for i in range(turns):
+        times["products"].append(timed(bare) if bare else unknown)
+        times["fresh"].append(timed(partial(bare, fresh=True)) if bare else unknown)
+        if i + 1 < turns:
+            times["seconds"].append(turn(way, inputs)[0])
+    for key, pairs in times.items():
+        row[key], row[f"{key}_cpu"] = map(min, zip(*pairs))
+    return row | {"loss": loss, "head_norm": inputs.student_head.grad.norm().item()}
+
+
+def check(row: dict, first: dict) -> None:
+    """ValueError unless `row` agrees with plain at the small size, with `first` at the other."""
+    same = all(math.isclose(row[key], first[key], rel_tol=1e-4) for key in ("loss", "head_norm"))
+    if not (row["apart"] <= 1e-5 and same):
+        raise ValueError(
+            f"{row['name']} computes another number than plain: {row['apart']:.1e} apart at the "
+            f"small size; loss {row['loss']:.6g} and head's gradient {row['head_norm']:.6g} where "
+            f"{first['name']} finds {first['loss']:.6g} and {first['head_norm']:.6g}"
+        )
 
 
 def contest(name: str, *size: int, turns: int = 1) -> dict | None:
@@ -185,9 +281,7 @@ def student_step(rows: int = 2, length: int = 192, learnt: int = 128) -> dict:
         optimiser.step()
         optimiser.zero_grad()
 
-    seconds = [
-        vocab_cost.timed(step)[0] for _ in range(2)
-    ]  # the first makes the optimiser's states
+    seconds = [timed(step)[0] for _ in range(2)]  # the first makes the optimiser's states
     return {
         "seconds": seconds[-1],
         "peak": vocab_cost.resident("VmHWM"),
@@ -237,7 +331,7 @@ def main(quick: bool = False, out: str | Path = "") -> int:
         row = contest(name, *size, turns=turns)
         if not row:
             continue
-        vocab_cost.check(row, first_at.setdefault(size, row))
+        check(row, first_at.setdefault(size, row))
         rows.append(row)
         compared = (name, size) in contests and name != "plain"
         print_row(row, at_main_size.get("plain") if compared else None)
