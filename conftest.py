@@ -8,5 +8,7 @@ def pytest_collectstart(collector):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if hasattr(item, "output_timeout"):          # nbval waits five fixed seconds for late output: too few on a busy machine
+        if hasattr(
+            item, "output_timeout"
+        ):  # nbval waits five fixed seconds for late output: too few on a busy machine
             item.output_timeout = 60

@@ -1,4 +1,5 @@
 """A real Slurm of one node, in a temporary folder, on free ports: munged, slurmctld and slurmd of our own, ended by pid."""
+
 import os
 import shutil
 import socket
@@ -68,7 +69,9 @@ class Cluster:
             (place / name).mkdir(parents=True)
         os.chmod(place, 0o755), os.chmod(place / "munge", 0o700)
         conf = place / "slurm.conf"
-        conf.write_text(CONF.format(host=socket.gethostname().split(".")[0], place=place, ports=_free_ports(2)))
+        conf.write_text(
+            CONF.format(host=socket.gethostname().split(".")[0], place=place, ports=_free_ports(2))
+        )
         key = place / "munge" / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o600)
@@ -78,12 +81,22 @@ class Cluster:
 
     def start(self) -> "Cluster":
         m = self.place / "munge"
-        self._daemon("munged", "--foreground", "--force", f"--socket={self.place}/munge.sock", f"--key-file={m}/munge.key",
-                     f"--pid-file={m}/munged.pid", f"--seed-file={m}/seed", f"--log-file={m}/munged.log")
+        self._daemon(
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={self.place}/munge.sock",
+            f"--key-file={m}/munge.key",
+            f"--pid-file={m}/munged.pid",
+            f"--seed-file={m}/seed",
+            f"--log-file={m}/munged.log",
+        )
         self._until(lambda: (self.place / "munge.sock").exists(), "munged did not open its socket")
         self._daemon("slurmctld", "-D", "-f", self.env["SLURM_CONF"])
         self.start_node()
-        self._until(lambda: "idle" in self.tell("sinfo", "-h", "-o", "%T"), "the node did not become idle")
+        self._until(
+            lambda: "idle" in self.tell("sinfo", "-h", "-o", "%T"), "the node did not become idle"
+        )
         return self
 
     def start_node(self) -> None:
@@ -92,6 +105,7 @@ class Cluster:
     def kill_node(self) -> None:
         """The node fails: slurmd and everything that it had started is gone at once."""
         import psutil
+
         for one in self._started():
             with suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -101,6 +115,7 @@ class Cluster:
         """slurmd, then step managers, then what they run. They leave slurmd for init, but a job keeps our SLURM_CONF in its environment,
         and its parent is its step manager: which would tell the controller of its death, were it not dead before."""
         import psutil
+
         spared = {os.getpid()}
         for name in ("munged", "slurmctld"):
             with suppress(psutil.NoSuchProcess, KeyError):
@@ -109,26 +124,42 @@ class Cluster:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.pid not in spared and process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]:
+                if (
+                    process.pid not in spared
+                    and process.environ().get("SLURM_CONF") == self.env["SLURM_CONF"]
+                ):
                     found.append(process)
         managers = []
         for process in found:
             with suppress(psutil.Error):
-                if (parent := process.parent()) and parent.name().startswith("slurmstepd") and parent not in managers:
+                if (
+                    (parent := process.parent())
+                    and parent.name().startswith("slurmstepd")
+                    and parent not in managers
+                ):
                     managers.append(parent)
-        daemon = [p for p in found if p.pid == self.processes["slurmd"].pid] if "slurmd" in self.processes else []
+        daemon = (
+            [p for p in found if p.pid == self.processes["slurmd"].pid]
+            if "slurmd" in self.processes
+            else []
+        )
         return [*daemon, *managers, *(p for p in found if p not in daemon)]
 
     def _daemon(self, name: str, *arguments: str) -> None:
         program = shutil.which(name, path=self.env["PATH"])
         with open(self.place / f"{name}.out", "ab") as out:
-            self.processes[name] = subprocess.Popen([program, *arguments], env=self.env, stdout=out, stderr=out, start_new_session=True)
+            self.processes[name] = subprocess.Popen(
+                [program, *arguments], env=self.env, stdout=out, stderr=out, start_new_session=True
+            )
 
     def _until(self, true, sentence: str, seconds: float = 30) -> None:
         late = time.monotonic() + seconds
         while not true():
             if time.monotonic() > late:
-                logs = "".join(f"\n{p.name}: {p.read_text(errors='replace')[-600:]}" for p in self.place.glob("*.log"))
+                logs = "".join(
+                    f"\n{p.name}: {p.read_text(errors='replace')[-600:]}"
+                    for p in self.place.glob("*.log")
+                )
                 raise TimeoutError(sentence + logs)
             time.sleep(0.2)
 
@@ -138,7 +169,14 @@ class Cluster:
 
     def submit(self, script: str, *options: str) -> str:
         """The job's id."""
-        done = subprocess.run(["sbatch", "--parsable", *options], input=script, env=self.env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            ["sbatch", "--parsable", *options],
+            input=script,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip().split(";")[0]
 
@@ -146,8 +184,15 @@ class Cluster:
         """The states of a job's tasks, as squeue has them (finished ones for MinJobAge seconds)."""
         return set(self.tell("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%T").split())
 
-    def wait(self, job: str, seconds: float, until=lambda states: not states & {"PENDING", "RUNNING", "COMPLETING", "REQUEUED"}) -> set[str]:
-        self._until(lambda: until(self.state(job)), f"job {job} is still {self.state(job)}", seconds)
+    def wait(
+        self,
+        job: str,
+        seconds: float,
+        until=lambda states: not states & {"PENDING", "RUNNING", "COMPLETING", "REQUEUED"},
+    ) -> set[str]:
+        self._until(
+            lambda: until(self.state(job)), f"job {job} is still {self.state(job)}", seconds
+        )
         return self.state(job)
 
     def stop(self) -> None:

@@ -1,18 +1,22 @@
 """Every test gets its own runs folder; the files it caches go to a folder that the session deletes."""
+
 import atexit
 import os
 import shutil
 import subprocess
 import tempfile
 
-_cache = tempfile.mkdtemp(prefix="kdlib-tests-")             # before any import of datasets, which reads it once
+_cache = tempfile.mkdtemp(
+    prefix="kdlib-tests-"
+)  # before any import of datasets, which reads it once
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ["HF_DATASETS_CACHE"] = _cache
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "1")               # tiny models: threads cost more than they bring
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads cost more than they bring
 
 import pytest  # noqa: E402
+from small_hub import stub  # noqa: E402, F401  (a fixture)
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +32,13 @@ def small_disk(tmp_path):
     """A real file system of one megabyte."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "kdlib-test", str(place)],
-                                                       capture_output=True).returncode == 0
+    mounted = (
+        shutil.which("mount")
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "kdlib-test", str(place)], capture_output=True
+        ).returncode
+        == 0
+    )
     if not mounted:
         pytest.skip("needs the right to mount a tmpfs")
     yield place
@@ -42,12 +51,14 @@ def notebook(tmp_path):
     from functools import partial
 
     from helpers import write_notebook
+
     return partial(write_notebook, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
     import tiny
+
     return tiny.tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
@@ -55,6 +66,7 @@ def tokenizer(tmp_path_factory):
 def encoded(tokenizer):
     """(train, validation): 48 and 21 tokenised rows of a made-up MNLI, of unequal length."""
     import tiny
+
     return tiny.encoded(tokenizer, 48, seed=0), tiny.encoded(tokenizer, 21, seed=1)
 
 
@@ -62,18 +74,21 @@ def encoded(tokenizer):
 def taught(tokenizer, tmp_path_factory):
     """`teacher`, which has learnt the made-up MNLI, and its `train` and `validation` rows."""
     import tiny
+
     return tiny.taught(tokenizer, tmp_path_factory.mktemp("taught"))
 
 
 @pytest.fixture
 def teacher():
     import tiny
+
     return tiny.bert(layers=4, seed=7)
 
 
 @pytest.fixture
 def student():
     import tiny
+
     return tiny.bert(layers=2, seed=8)
 
 
@@ -83,6 +98,7 @@ def chat():
     import tiny
 
     from kdlib import translation
+
     pairs = tiny.pairs(256)
     return translation.with_end_token(translation.small_tokenizer(pairs["en"] + pairs["fr"]))
 
@@ -94,10 +110,15 @@ def llama3():
     from pathlib import Path
 
     from kdlib import translation
+
     wheel = find_spec("llama_models")
     if wheel is None or find_spec("tiktoken") is None:
-        pytest.skip("Meta's vocabulary comes with the PyPI wheel llama-models (pip install 'kdlib[test]'), which is not installed")
-    return translation.llama3_tokenizer(Path(wheel.submodule_search_locations[0]) / "llama3" / "tokenizer.model")
+        pytest.skip(
+            "Meta's vocabulary comes with the PyPI wheel llama-models (pip install 'kdlib[test]'), which is not installed"
+        )
+    return translation.llama3_tokenizer(
+        Path(wheel.submodule_search_locations[0]) / "llama3" / "tokenizer.model"
+    )
 
 
 @pytest.fixture(autouse=True)

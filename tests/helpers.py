@@ -183,3 +183,26 @@ class Widest(TorchDispatchMode):
             if wide and array.shape[-1] == self.vocab:
                 self.rows = max(self.rows, array.numel() // self.vocab)
         return out
+
+
+def fake_gpu(monkeypatch, card: str, capability: tuple, built: list[str], free: float = 15.0):
+    for name, answer in dict(
+        is_available=True,
+        device_count=1,
+        get_device_name=card,
+        get_device_capability=capability,
+        get_arch_list=built,
+        mem_get_info=(int(free * 1e9), int(16e9)),
+    ).items():
+        monkeypatch.setattr(torch.cuda, name, lambda *a, answer=answer, **k: answer)
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: including_emulation or capability >= (8, 0),
+    )
+
+
+NEW, CU126 = (
+    ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"],
+    ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"],
+)

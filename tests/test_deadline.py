@@ -1,4 +1,5 @@
 """Deadlines, locks, partial records, exit codes: on this machine alone, without Slurm."""
+
 import ast
 import json
 import os
@@ -15,20 +16,28 @@ from helpers import alive
 
 import kdlib as kd
 from kdlib import batch, deadline, results, status
-from kdlib.course import lock
 from kdlib.__main__ import main
 from kdlib.batch.runs import place_of
+from kdlib.course import lock
 from kdlib.course.run import PARTIAL
 
 
 @pytest.fixture(autouse=True)
 def no_deadline(monkeypatch):
-    for name in ("KD_DEADLINE", "KD_MAX_MINUTES", "KD_JOB_BEGAN", "SLURM_JOB_ID", "SLURM_JOB_END_TIME", "KD_BATCH"):
+    for name in (
+        "KD_DEADLINE",
+        "KD_MAX_MINUTES",
+        "KD_JOB_BEGAN",
+        "SLURM_JOB_ID",
+        "SLURM_JOB_END_TIME",
+        "KD_BATCH",
+    ):
         monkeypatch.delenv(name, raising=False)
     deadline.take()
 
 
 # -- when ------------------------------------------------------------------------------------------------------------
+
 
 def test_without_a_limit_there_is_no_deadline():
     assert deadline.at() is None and not deadline.passed()
@@ -61,7 +70,9 @@ def squeue(folder: Path, says: str) -> str:
 
 def test_the_jobs_end_does_not_depend_on_the_nodes_clock(monkeypatch, tmp_path, capfd):
     began = time.time() - 100
-    monkeypatch.setenv("PATH", squeue(tmp_path, f"echo {began - 5000:.0f} {began - 5000 + 3600:.0f}"))      # the cluster's clock is 5,000 s behind
+    monkeypatch.setenv(
+        "PATH", squeue(tmp_path, f"echo {began - 5000:.0f} {began - 5000 + 3600:.0f}")
+    )  # the cluster's clock is 5,000 s behind
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("KD_JOB_BEGAN", f"{began:.0f}")
     assert deadline.at() == pytest.approx(began + 3600 - deadline.MARGIN_SECONDS, abs=2)
@@ -80,10 +91,14 @@ def test_without_an_answer_the_environment_is_asked_and_then_nobody(monkeypatch,
 def test_what_was_left_is_told_in_a_line():
     one = {"step": 3, "steps": 10, "share": 0.3, "epochs": 0.3, "of_epochs": 1.0}
     assert deadline.told({"student": [one]}) == "student: 30 % of the data"
-    assert deadline.told({"student": [one | {"epochs": 0.9, "of_epochs": 3.0}]}) == "student: 30 % of its training (0.9 of 3 epochs)"
+    assert (
+        deadline.told({"student": [one | {"epochs": 0.9, "of_epochs": 3.0}]})
+        == "student: 30 % of its training (0.9 of 3 epochs)"
+    )
 
 
 # -- a training that is stopped ----------------------------------------------------------------------------------------
+
 
 class Late:
     """From step `at` on it is too late."""
@@ -92,44 +107,98 @@ class Late:
         self.monkeypatch, self.at = monkeypatch, at
 
     def train(self, folder, data, tokenizer, teacher, **changes):
-        trainer = tiny.trainer(folder, tiny.bert(2, seed=8, dropout=0.2), data, tokenizer, teacher, num_train_epochs=3,
-                               logging_strategy="steps", logging_steps=5, **changes)
+        trainer = tiny.trainer(
+            folder,
+            tiny.bert(2, seed=8, dropout=0.2),
+            data,
+            tokenizer,
+            teacher,
+            num_train_epochs=3,
+            logging_strategy="steps",
+            logging_steps=5,
+            **changes,
+        )
         begin = trainer._clock.on_step_end
 
         def step(args, state, control, **kw):
             trainer._clock.left = 0.0 if state.global_step == self.at else 1e9
             begin(args, state, control, **kw)
+
         self.monkeypatch.setattr(trainer._clock, "on_step_end", step)
         return trainer
 
 
-def test_a_training_that_was_stopped_twice_ends_as_one_that_was_not(tmp_path, tokenizer, encoded, teacher, monkeypatch):
-    whole = tiny.trainer(tmp_path / "whole", tiny.bert(2, seed=8, dropout=0.2), encoded, tokenizer, teacher, num_train_epochs=3,
-                         logging_strategy="steps", logging_steps=5)
+def test_a_training_that_was_stopped_twice_ends_as_one_that_was_not(
+    tmp_path, tokenizer, encoded, teacher, monkeypatch
+):
+    whole = tiny.trainer(
+        tmp_path / "whole",
+        tiny.bert(2, seed=8, dropout=0.2),
+        encoded,
+        tokenizer,
+        teacher,
+        num_train_epochs=3,
+        logging_strategy="steps",
+        logging_steps=5,
+    )
     whole.fit()
-    assert not whole.stopped and not list((tmp_path / "whole").glob("checkpoint-*")), "what nobody asked for is not left behind"
+    assert not whole.stopped and not list((tmp_path / "whole").glob("checkpoint-*")), (
+        "what nobody asked for is not left behind"
+    )
     for at, seen in ((4, 4), (11, 11), (99, None)):
         trainer = Late(monkeypatch, at).train(tmp_path / "cut", encoded, tokenizer, teacher)
         trainer.fit()
         assert trainer.stopped == bool(seen)
         if seen:
             assert trainer.state.global_step == seen and "eval_ce" in trainer.state.log_history[-1]
-            assert [p.name for p in (tmp_path / "cut").iterdir()] == [f"checkpoint-{seen}"] or seen == 11
-            assert deadline.take() == [{"step": seen, "steps": 18, "share": round(seen / 18, 4), "epochs": round(seen / 6, 3), "of_epochs": 3.0}]
+            assert [p.name for p in (tmp_path / "cut").iterdir()] == [
+                f"checkpoint-{seen}"
+            ] or seen == 11
+            assert deadline.take() == [
+                {
+                    "step": seen,
+                    "steps": 18,
+                    "share": round(seen / 18, 4),
+                    "epochs": round(seen / 6, 3),
+                    "of_epochs": 3.0,
+                }
+            ]
     assert tiny.difference(whole.model.state_dict(), trainer.model.state_dict()) == 0
     curve = lambda t: [[e.get(k) for k in ("step", "ce", "kd")] for e in t.state.log_history[:-1]]
-    assert curve(whole) == curve(trainer), "a log line that spans the interruption says what it would have said"
+    assert curve(whole) == curve(trainer), (
+        "a log line that spans the interruption says what it would have said"
+    )
 
 
-def test_checkpoints_by_the_clock_are_whole_and_the_newest_two(tmp_path, tokenizer, encoded, teacher, monkeypatch):
+def test_checkpoints_by_the_clock_are_whole_and_the_newest_two(
+    tmp_path, tokenizer, encoded, teacher, monkeypatch
+):
     seen = []
-    trainer = tiny.trainer(tmp_path, tiny.bert(2), encoded, tokenizer, teacher, num_train_epochs=2, checkpoint_minutes=1e-9)
-    monkeypatch.setattr(trainer._clock, "on_save", lambda *a, **kw: seen.append(sorted(p.name for p in tmp_path.iterdir())))
+    trainer = tiny.trainer(
+        tmp_path,
+        tiny.bert(2),
+        encoded,
+        tokenizer,
+        teacher,
+        num_train_epochs=2,
+        checkpoint_minutes=1e-9,
+    )
+    monkeypatch.setattr(
+        trainer._clock,
+        "on_save",
+        lambda *a, **kw: seen.append(sorted(p.name for p in tmp_path.iterdir())),
+    )
     trainer.fit()
-    assert seen[0] == ["checkpoint-1"] and seen[-1] == ["checkpoint-10", "checkpoint-11"] and all(len(s) <= 2 for s in seen)
+    assert (
+        seen[0] == ["checkpoint-1"]
+        and seen[-1] == ["checkpoint-10", "checkpoint-11"]
+        and all(len(s) <= 2 for s in seen)
+    )
 
 
-def test_a_training_loop_that_does_not_resume_is_stopped_and_saves_nothing(tmp_path, tokenizer, encoded, teacher, monkeypatch):
+def test_a_training_loop_that_does_not_resume_is_stopped_and_saves_nothing(
+    tmp_path, tokenizer, encoded, teacher, monkeypatch
+):
     monkeypatch.setenv("KD_DEADLINE", str(time.time() - 5))
     trainer = tiny.trainer(tmp_path, tiny.bert(2), encoded, tokenizer, teacher)
     trainer.train()
@@ -139,7 +208,9 @@ def test_a_training_loop_that_does_not_resume_is_stopped_and_saves_nothing(tmp_p
 def test_max_minutes_is_a_trainers_own_limit(tmp_path, tokenizer, encoded, teacher):
     trainer = tiny.trainer(tmp_path, tiny.bert(2), encoded, tokenizer, teacher, max_minutes=1e-6)
     trainer.fit()
-    assert trainer.stopped and trainer.state.global_step == 1 and (tmp_path / "checkpoint-1").is_dir()
+    assert (
+        trainer.stopped and trainer.state.global_step == 1 and (tmp_path / "checkpoint-1").is_dir()
+    )
     with pytest.raises(ValueError, match="max_minutes must be 0 or more"):
         tiny.arguments(tmp_path, max_minutes=-1)
 
@@ -152,19 +223,27 @@ def test_a_stage_that_was_stopped_is_not_kept_and_the_record_is_partial(tmp_path
             Path(folder, "more").touch()
             return 0.3
         return 1.0
+
     run = kd.start("04_distilbert_mnli", profile="smoke")
     assert run.stage("student", half) == 0.3
     run.record(accuracy=0.3)
     run.finish()
     told = capsys.readouterr().out
-    assert "stage student: stopped early, student: 30 % of the data" in told and "no result yet" in told
+    assert (
+        "stage student: stopped early, student: 30 % of the data" in told
+        and "no result yet" in told
+    )
     assert json.loads((run.folder / PARTIAL).read_text())["partial"]["student"][0]["share"] == 0.3
-    assert not (run.folder / "record.json").exists() and results.records() == [], "no table of runs counts it"
+    assert not (run.folder / "record.json").exists() and results.records() == [], (
+        "no table of runs counts it"
+    )
     again = kd.start("04_distilbert_mnli", profile="smoke")
     assert again.stage("student", half) == 1.0 and not again.partial
     again.finish()
     assert (run.folder / "record.json").exists() and not (run.folder / PARTIAL).exists()
-    assert not list(run.folder.glob("stages/*.partial")) and not list(run.folder.glob("stages/*.work"))
+    assert not list(run.folder.glob("stages/*.partial")) and not list(
+        run.folder.glob("stages/*.work")
+    )
 
 
 NOTE = "import os\nfrom kdlib import deadline\nstage = lambda: deadline.note(1, 4, 0.75, 3) if 'KD_DEADLINE' in os.environ else None"
@@ -174,7 +253,10 @@ def test_stopped_early_is_exit_code_75_and_the_same_command_goes_on(notebook, mo
     path = notebook(NOTE, "run.stage('student', stage)", "run.finish()")
     command = ["run", str(path), "--profile", "smoke"]
     assert main([*command, "--max-minutes", "60"]) == batch.STOPPED == 75
-    assert "unfinished (75): stopped early, student: 25 % of its training (0.75 of 3 epochs)" in capsys.readouterr().err
+    assert (
+        "unfinished (75): stopped early, student: 25 % of its training (0.75 of 3 epochs)"
+        in capsys.readouterr().err
+    )
     assert main(["status"]) == 75
     told = capsys.readouterr().out
     assert "partial" in told and "25 % of its training" in told and "1 partial of 1 runs" in told
@@ -191,14 +273,34 @@ def test_a_sweep_begins_nothing_after_the_deadline(notebook, monkeypatch, capsys
 
 def test_a_share_of_a_grid(notebook, capsys):
     path = notebook("run.finish()")
-    for seed in range(5):                                       # all are done: nothing runs, and the names tell which were picked
+    for seed in range(5):  # all are done: nothing runs, and the names tell which were picked
         folder = place_of(path, "smoke", {"seed": seed})[1]
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(json.dumps(dict.fromkeys(results.REQUIRED, {})))
     picked = []
     for i in (1, 2):
-        assert main(["sweep", str(path), "--profile", "smoke", "--grid", "seed=0,1,2,3,4", "--task", f"{i}/2"]) == 0
-        picked.append(sorted(line.split()[1] for line in capsys.readouterr().out.splitlines() if "finished earlier" in line))
+        assert (
+            main(
+                [
+                    "sweep",
+                    str(path),
+                    "--profile",
+                    "smoke",
+                    "--grid",
+                    "seed=0,1,2,3,4",
+                    "--task",
+                    f"{i}/2",
+                ]
+            )
+            == 0
+        )
+        picked.append(
+            sorted(
+                line.split()[1]
+                for line in capsys.readouterr().out.splitlines()
+                if "finished earlier" in line
+            )
+        )
     assert picked == [["seed=0:", "seed=2:", "seed=4:"], ["seed=1:", "seed=3:"]]
     with pytest.raises(SystemExit):
         main(["sweep", str(path), "--grid", "seed=0", "--task", "3/2"])
@@ -206,12 +308,19 @@ def test_a_share_of_a_grid(notebook, capsys):
 
 # -- a folder belongs to one ---------------------------------------------------------------------------------------------
 
+
 def sleeper() -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 
 
 def taken_by(folder: Path, process: subprocess.Popen, **changes) -> dict:
-    said = {"host": socket.gethostname(), "pids": [lock._pid(process.pid)], "job": "", "log": "", "since": "2026-01-01T00:00:00"} | changes
+    said = {
+        "host": socket.gethostname(),
+        "pids": [lock._pid(process.pid)],
+        "job": "",
+        "log": "",
+        "since": "2026-01-01T00:00:00",
+    } | changes
     folder.mkdir(parents=True, exist_ok=True)
     (folder / lock.NAME).write_text(json.dumps(said))
     return said
@@ -224,7 +333,11 @@ def test_a_folder_in_use_is_refused_and_its_owner_named(notebook, capsys):
         taken_by(folder, other, job="123_4")
         assert main(["run", str(path), "--profile", "smoke"]) == 2
         told = capsys.readouterr().err
-        assert f"in use by Slurm job 123_4 (process {other.pid} on {socket.gethostname()}, since 2026" in told and told.count("\n") == 1
+        assert (
+            f"in use by Slurm job 123_4 (process {other.pid} on {socket.gethostname()}, since 2026"
+            in told
+            and told.count("\n") == 1
+        )
         assert sorted(p.name for p in folder.iterdir()) == [lock.NAME]
         with pytest.raises(OSError, match="in use by Slurm job 123_4"):
             kd.start("04_distilbert_mnli", profile="smoke", run_dir=str(folder))
@@ -249,10 +362,15 @@ def test_an_owner_on_another_node_is_asked_of_slurm(monkeypatch, tmp_path):
     other = sleeper()
     try:
         taken_by(tmp_path, other, host="elsewhere", job="9")
-        for says, alive in (("echo RUNNING", True), ("echo COMPLETED", False), ("echo Invalid job id specified >&2; exit 1", False), ("exit 1", None)):
+        for says, alive in (
+            ("echo RUNNING", True),
+            ("echo COMPLETED", False),
+            ("echo Invalid job id specified >&2; exit 1", False),
+            ("exit 1", None),
+        ):
             monkeypatch.setenv("PATH", squeue(tmp_path, says))
             assert lock.owner(tmp_path)["alive"] is alive, says
-        monkeypatch.setenv("SLURM_JOB_ID", "9")                 # Slurm started our own job anew
+        monkeypatch.setenv("SLURM_JOB_ID", "9")  # Slurm started our own job anew
         assert lock.owner(tmp_path)["alive"] is False
     finally:
         other.kill(), other.wait()
@@ -267,8 +385,10 @@ def test_a_lock_that_was_cut_off_is_nobodys(tmp_path):
 
 
 def test_of_many_that_come_at_once_one_gets_it(tmp_path):
-    code = f"import sys, time\nfrom kdlib.course import lock\nfrom pathlib import Path\ntime.sleep(max(0, {time.time() + 6} - time.time()))\n" \
-           f"try:\n    lock.acquire(Path({str(tmp_path)!r}))\n    time.sleep(3)\nexcept OSError:\n    sys.exit(3)"
+    code = (
+        f"import sys, time\nfrom kdlib.course import lock\nfrom pathlib import Path\ntime.sleep(max(0, {time.time() + 6} - time.time()))\n"
+        f"try:\n    lock.acquire(Path({str(tmp_path)!r}))\n    time.sleep(3)\nexcept OSError:\n    sys.exit(3)"
+    )
     dead = sleeper()
     taken_by(tmp_path, dead)
     dead.kill(), dead.wait()
@@ -278,11 +398,20 @@ def test_of_many_that_come_at_once_one_gets_it(tmp_path):
 
 # -- status ------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("error, cause", [
-    ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate", "out of memory"), ("the kernel was killed: most likely", "out of memory"),
-    ("RuntimeError: CUDA error: no kernel image is available", "no code for this GPU"), ("OSError: [Errno 28] No space left on device", "quota"),
-    ("OSError: [Errno 122] Disk quota exceeded", "quota"), ("LocalEntryNotFoundError: Cannot find the requested", "hub cannot be reached"),
-    ("slurmstepd: *** JOB 3 CANCELLED AT 2026 DUE TO TIME LIMIT ***", "time limit"), ("ModuleNotFoundError: No module named 'peft'", "package is missing")])
+
+@pytest.mark.parametrize(
+    "error, cause",
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate", "out of memory"),
+        ("the kernel was killed: most likely", "out of memory"),
+        ("RuntimeError: CUDA error: no kernel image is available", "no code for this GPU"),
+        ("OSError: [Errno 28] No space left on device", "quota"),
+        ("OSError: [Errno 122] Disk quota exceeded", "quota"),
+        ("LocalEntryNotFoundError: Cannot find the requested", "hub cannot be reached"),
+        ("slurmstepd: *** JOB 3 CANCELLED AT 2026 DUE TO TIME LIMIT ***", "time limit"),
+        ("ModuleNotFoundError: No module named 'peft'", "package is missing"),
+    ],
+)
 def test_likely_causes(error, cause):
     found, todo = status.cause_of(error)
     assert cause in found and todo
@@ -292,36 +421,79 @@ def test_status_of_every_kind(fresh_runs, capsys):
     other, dead = sleeper(), sleeper()
     place = fresh_runs / "04_distilbert_mnli"
     try:
-        for name, files in {"done": {"record.json": {"results": {}}}, "cut": {"record.json": None}, "failed": {
-                "outcome.json": {"code": 1, "error": "RuntimeError: CUDA out of memory"}}, "half": {PARTIAL: {"partial": {"student": [
-                    {"share": 0.3, "epochs": 0.3, "of_epochs": 1}]}}}, "begun": {}}.items():
+        for name, files in {
+            "done": {"record.json": {"results": {}}},
+            "cut": {"record.json": None},
+            "failed": {"outcome.json": {"code": 1, "error": "RuntimeError: CUDA out of memory"}},
+            "half": {
+                PARTIAL: {"partial": {"student": [{"share": 0.3, "epochs": 0.3, "of_epochs": 1}]}}
+            },
+            "begun": {},
+        }.items():
             (place / name).mkdir(parents=True)
             for file, value in ({"run.json": {}} | files).items():
-                (place / name / file).write_text("{\"a\": 1, \"b" if value is None else json.dumps(value))
+                (place / name / file).write_text(
+                    '{"a": 1, "b' if value is None else json.dumps(value)
+                )
         taken_by(place / "busy", other), taken_by(place / "dead", dead)
         dead.kill(), dead.wait()
         found = {s.run.split("/")[1]: s for s in status.states()}
     finally:
         other.kill(), other.wait()
-    assert {name: s.state for name, s in found.items()} == {"done": "done", "cut": "failed", "failed": "failed", "half": "partial", "begun": "unfinished",
-                                                            "busy": "running", "dead": "failed"}
-    assert found["failed"].cause == "out of memory" and found["half"].note == "student: 30 % of the data" and "killed" in found["dead"].cause
-    assert main(["status", "04"]) == 1 and "→ out of memory: a smaller batch_size" in capsys.readouterr().out
+    assert {name: s.state for name, s in found.items()} == {
+        "done": "done",
+        "cut": "failed",
+        "failed": "failed",
+        "half": "partial",
+        "begun": "unfinished",
+        "busy": "running",
+        "dead": "failed",
+    }
+    assert (
+        found["failed"].cause == "out of memory"
+        and found["half"].note == "student: 30 % of the data"
+        and "killed" in found["dead"].cause
+    )
+    assert (
+        main(["status", "04"]) == 1
+        and "→ out of memory: a smaller batch_size" in capsys.readouterr().out
+    )
     assert main(["status", "99"]) == 2 and "no runs of 99" in capsys.readouterr().err
 
 
 # -- a parent that is killed ----------------------------------------------------------------------------------------------
 
+
 @pytest.mark.slow
 def test_a_killed_parent_leaves_nobody_writing(notebook, tmp_path):
     """Papermill and kernel end by themselves, and the same command goes on; until then they are named."""
-    path, folder = notebook("import time; time.sleep(0 if run.folder.joinpath('again').exists() else 90)", "run.finish()"), tmp_path / "run"
-    command = [sys.executable, "-m", "kdlib", "run", str(path), "--profile", "smoke", "-p", f"run_dir={folder}"]
+    path, folder = (
+        notebook(
+            "import time; time.sleep(0 if run.folder.joinpath('again').exists() else 90)",
+            "run.finish()",
+        ),
+        tmp_path / "run",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "kdlib",
+        "run",
+        str(path),
+        "--profile",
+        "smoke",
+        "-p",
+        f"run_dir={folder}",
+    ]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     pids, late = [], time.monotonic() + 90
     while len(pids) < 2 and time.monotonic() < late:
         time.sleep(0.2)
-        pids = [pid for pid, _ in ((lock.owner(folder) or {}).get("pids") or [])] if folder.exists() else []
+        pids = (
+            [pid for pid, _ in ((lock.owner(folder) or {}).get("pids") or [])]
+            if folder.exists()
+            else []
+        )
     assert len(pids) == 2, "the kernel never joined the lock"
     first.kill(), first.wait()
     while any(map(alive, pids)) and time.monotonic() < late + 30:
@@ -333,7 +505,7 @@ def test_a_killed_parent_leaves_nobody_writing(notebook, tmp_path):
 
 # -- a disk that is full ----------------------------------------------------------------------------------------------
 
-FULL = f'''
+FULL = f"""
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -359,7 +531,7 @@ def train(words, folder):
     trainer.add_callback(Fill())
     trainer.fit()
     return {{"history": loss_curves(trainer.state.log_history), "ce": trainer.evaluate()["eval_ce"]}}
-'''
+"""
 
 
 @pytest.fixture
@@ -367,24 +539,45 @@ def small_disk(tmp_path):
     """A file system of 240 MB: a run asks for 200 before it begins."""
     place = tmp_path / "disk"
     place.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=240m", "tmpfs", str(place)], capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=240m", "tmpfs", str(place)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a small file system can be mounted by root alone")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_while_it_trains_costs_no_more_than_the_last_steps(notebook, tmp_path, small_disk, capsys, monkeypatch):
-    path = notebook(FULL, f"run.record(**run.stage('student', train, words={str(tmp_path)!r}))", "run.finish()")
+def test_a_disk_that_fills_while_it_trains_costs_no_more_than_the_last_steps(
+    notebook, tmp_path, small_disk, capsys, monkeypatch
+):
+    path = notebook(
+        FULL, f"run.record(**run.stage('student', train, words={str(tmp_path)!r}))", "run.finish()"
+    )
     monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
-    assert main(["run", str(path), "--profile", "smoke", "-p", f"run_dir={tmp_path / 'whole'}"]) == 0
+    assert (
+        main(["run", str(path), "--profile", "smoke", "-p", f"run_dir={tmp_path / 'whole'}"]) == 0
+    )
     capsys.readouterr(), monkeypatch.setenv("FILL", str(small_disk / "others"))
-    again = ["run", str(path), "--profile", "smoke", "-p", f"run_dir={small_disk / '04_distilbert_mnli' / 'run'}"]
+    again = [
+        "run",
+        str(path),
+        "--profile",
+        "smoke",
+        "-p",
+        f"run_dir={small_disk / '04_distilbert_mnli' / 'run'}",
+    ]
     assert main(again) == 1
     said = capsys.readouterr()
     assert "No space left" in said.out + said.err, said
     monkeypatch.setenv("KD_RUNS", str(small_disk))
-    assert main(["status", "04"]) == 1 and "→ the disk or your quota is full: delete old runs" in capsys.readouterr().out
+    assert (
+        main(["status", "04"]) == 1
+        and "→ the disk or your quota is full: delete old runs" in capsys.readouterr().out
+    )
     (small_disk / "others").unlink(), monkeypatch.delenv("FILL")
     assert main(again) == 0
     read = lambda folder: json.loads((folder / "record.json").read_text())["results"]
@@ -455,16 +648,26 @@ assert attempt(words, place + "/killed")[0] == 0
 def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     """kill -9 while it computes, logs, writes a checkpoint or throws old ones away; then it goes on, and is killed again."""
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run([sys.executable, str(tmp_path / "script.py"), str(tmp_path), str(tmp_path)], capture_output=True, text=True, timeout=800)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(tmp_path), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=800,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    killed = ast.literal_eval([line for line in done.stdout.splitlines() if line.startswith("[(")][-1])
+    killed = ast.literal_eval(
+        [line for line in done.stdout.splitlines() if line.startswith("[(")][-1]
+    )
     assert [code for code, _, _ in killed] == [-signal.SIGKILL] * 20
-    assert len({first for _, first, _ in killed}) > 5, "it went on from checkpoints, not from the beginning"
+    assert len({first for _, first, _ in killed}) > 5, (
+        "it went on from checkpoints, not from the beginning"
+    )
     read = lambda name: json.loads((tmp_path / name / "record.json").read_text())["results"]
     assert read("killed") == read("whole")
 
 
 # -- a margin that the run has measured --------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def in_a_job(monkeypatch, tmp_path):
@@ -485,7 +688,9 @@ def test_training_stops_earlier_where_translating_took_long(in_a_job):
     deadline.spend(translate=900.0, evaluate=100.0)
     assert deadline.at() == pytest.approx(in_a_job - 1.5 * 1000 - 60, abs=2)
     deadline.spend(translate=6000.0)
-    assert deadline.at() == pytest.approx(in_a_job - 3600, abs=3), "half of the time is for training"
+    assert deadline.at() == pytest.approx(in_a_job - 3600, abs=3), (
+        "half of the time is for training"
+    )
 
 
 def test_other_processes_of_the_run_know_what_was_measured(in_a_job):
@@ -516,6 +721,7 @@ def test_what_a_stage_measured_is_known_when_it_is_loaded(capsys):
 
 def test_translations_and_evaluations_are_timed(tmp_path, tokenizer, encoded, teacher):
     from kdlib import translation
+
     tiny.trainer(tmp_path, tiny.bert(2, seed=8), encoded, tokenizer, teacher).evaluate()
     assert deadline.spent()["evaluate"] > 0
     calls = deadline.timed("translate")(lambda seconds: time.sleep(seconds) or "said")

@@ -12,17 +12,17 @@ from importlib.util import find_spec
 
 import pytest
 from helpers import parsed
+from small_hub import GATED
 from stub_hub import StubHub
-from test_hub import GATED, stub  # noqa: F401  (a fixture)
 
 import kdlib as kd
 from kdlib import batch
-from kdlib.tools import fetch
-from kdlib.course import needs
 from kdlib.__main__ import main
+from kdlib.course import needs
+from kdlib.course.settings import PROFILES, settings_of
 from kdlib.engine import hub
 from kdlib.paths import ROOT
-from kdlib.course.settings import PROFILES, settings_of
+from kdlib.tools import fetch
 
 NOTEBOOKS = sorted(
     f.name[:-5] for f in resources.files("kdlib.profiles").iterdir() if f.name.endswith(".yaml")

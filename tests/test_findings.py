@@ -13,8 +13,8 @@ from kdlib import figures, findings, gallery
 from kdlib.course import claims as asked
 from kdlib.course.claims import Corpus, Evidence
 from kdlib.course.findings import NOT, SUPPORTED, UNTESTED
-from kdlib.paths import ROOT
 from kdlib.course.run import settings_of
+from kdlib.paths import ROOT
 
 
 def made(gains, labels=0.5, **settings):

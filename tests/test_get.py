@@ -1,4 +1,5 @@
 """get: the real download code against a server on the loopback that cuts off, ignores Range, or sends something else."""
+
 import hashlib
 import http.server
 import os
@@ -35,7 +36,7 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
         end = len(body) if type(self).cut_after is None else start + type(self).cut_after
-        type(self).cut_after = None                                     # the next request gets through
+        type(self).cut_after = None  # the next request gets through
         self.wfile.write(body[start:end])
 
     def log_message(self, *args):
@@ -44,13 +45,25 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    Server.asked, Server.ranges, Server.cut_after, Server.replaced, Server.refused = [], True, None, {}, []
+    Server.asked, Server.ranges, Server.cut_after, Server.replaced, Server.refused = (
+        [],
+        True,
+        None,
+        {},
+        [],
+    )
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     at = f"http://127.0.0.1:{httpd.server_port}"
     sha = hashlib.sha256(CONTENT["votes.jsonl"]).hexdigest()
-    monkeypatch.setattr(get, "REAL", {"votes": [get.File("chaos/votes.jsonl", f"{at}/votes.jsonl", sha)],
-                                      "rows": [get.File("hub/rows.parquet", f"{at}/rows.parquet", "")]})
+    monkeypatch.setattr(
+        get,
+        "REAL",
+        {
+            "votes": [get.File("chaos/votes.jsonl", f"{at}/votes.jsonl", sha)],
+            "rows": [get.File("hub/rows.parquet", f"{at}/rows.parquet", "")],
+        },
+    )
     monkeypatch.setenv("KD_REAL", str(tmp_path / "real"))
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -81,14 +94,21 @@ def test_some_parts_only(server, tmp_path):
 
 @pytest.mark.parametrize("part, name", [("votes", "votes.jsonl"), ("rows", "rows.parquet")])
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_connection_that_breaks_off_is_taken_up_again(server, tmp_path, monkeypatch, part, name, ranges):
-    monkeypatch.setattr(hub, "WAITS", ())                               # the second try is the user's
+def test_a_connection_that_breaks_off_is_taken_up_again(
+    server, tmp_path, monkeypatch, part, name, ranges
+):
+    monkeypatch.setattr(hub, "WAITS", ())  # the second try is the user's
     server.ranges, server.cut_after = ranges, 30_000
     with pytest.raises(ConnectionError, match="broke off.*again"):
         get.get_real([part])
-    assert not any(f in WHOLE for f in there(tmp_path / "real")), "half a file must not pass for the whole"
+    assert not any(f in WHOLE for f in there(tmp_path / "real")), (
+        "half a file must not pass for the whole"
+    )
     get.get_real([part])
-    assert there(tmp_path / "real").popitem()[1] == CONTENT[name] and len(there(tmp_path / "real")) == 1
+    assert (
+        there(tmp_path / "real").popitem()[1] == CONTENT[name]
+        and len(there(tmp_path / "real")) == 1
+    )
     assert server.asked == [(name, None), (name, "bytes=30000-")]
 
 
@@ -104,14 +124,19 @@ def test_a_connection_that_breaks_off_once_is_mended_by_the_same_call(server, tm
     server.cut_after = 30_000
     get.get_real(["votes"])
     assert there(tmp_path / "real") == {"chaos/votes.jsonl": CONTENT["votes.jsonl"]}
-    assert server.asked == [("votes.jsonl", None), ("votes.jsonl", "bytes=30000-")] and waited == [1]
+    assert server.asked == [("votes.jsonl", None), ("votes.jsonl", "bytes=30000-")] and waited == [
+        1
+    ]
 
 
 @pytest.mark.parametrize("code", [429, 500, 503])
 def test_a_server_that_is_busy_is_asked_again_when_it_says(server, tmp_path, waited, code):
     server.refused = [code, code]
     get.get_real(["rows"])
-    assert there(tmp_path / "real") == {"hub/rows.parquet": CONTENT["rows.parquet"]} and waited == [7, 7]
+    assert there(tmp_path / "real") == {"hub/rows.parquet": CONTENT["rows.parquet"]} and waited == [
+        7,
+        7,
+    ]
 
 
 def test_a_server_that_stays_busy_is_named(server, tmp_path, waited):
@@ -169,7 +194,9 @@ def test_from_a_folder_that_lacks_a_file_or_has_another(server, tmp_path):
     (tmp_path / "stick" / "chaos" / "votes.jsonl").write_bytes(b"another edition")
     with pytest.raises(ValueError, match="SHA-256"):
         get.get_real(["votes"], tmp_path / "stick")
-    assert there(tmp_path / "real") == {} and (tmp_path / "stick" / "chaos" / "votes.jsonl").exists()
+    assert (
+        there(tmp_path / "real") == {} and (tmp_path / "stick" / "chaos" / "votes.jsonl").exists()
+    )
 
 
 def test_from_a_folder_that_is_not_there_is_refused_even_where_nothing_is_missing(server, tmp_path):
@@ -183,6 +210,7 @@ def test_a_closed_network_says_what_to_do(server, tmp_path, monkeypatch, capsys)
     with pytest.raises(ConnectionError, match="KD_REAL=FOLDER.*--from FOLDER"):
         get.get_real()
     from kdlib.__main__ import main
+
     assert main(["get", "real"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("kdlib get: ") and "--from FOLDER" in told and "Traceback" not in told
@@ -199,7 +227,9 @@ def test_the_pinned_list_is_pinned():
     """Every address carries a commit, and every file but the two that only git pins has a hash."""
     files = [file for part in get.REAL.values() for file in part]
     assert all(re.search(r"/[0-9a-f]{40}/", file.url) for file in files)
-    assert all(re.fullmatch("[0-9a-f]{64}", file.sha256) or "glue/mnli" in file.path for file in files)
+    assert all(
+        re.fullmatch("[0-9a-f]{64}", file.sha256) or "glue/mnli" in file.path for file in files
+    )
     assert len({file.path for file in files}) == len(files)
 
 
@@ -208,7 +238,9 @@ def test_where_real_rows_lie(monkeypatch, tmp_path):
     assert get.real_folder() == tmp_path.home() / "rows"
     monkeypatch.delenv("KD_REAL")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert get.real_folder() == tmp_path / "kdlib" / "real" and get.local_copy("nyu-mll/glue") is None
+    assert (
+        get.real_folder() == tmp_path / "kdlib" / "real" and get.local_copy("nyu-mll/glue") is None
+    )
     (get.real_folder() / "nyu-mll" / "glue" / "mnli").mkdir(parents=True)
     assert get.local_copy("nyu-mll/glue") == tmp_path / "kdlib" / "real" / "nyu-mll" / "glue"
     assert get.local_copy(tmp_path) is None

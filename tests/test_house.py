@@ -91,7 +91,9 @@ def test_every_module_has_a_room():
 def test_losses_import_torch_alone():
     tree = ast.parse(KNOWN["losses"].read_text(encoding="utf8"))
     named = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    packages = {alias.name for node in named if isinstance(node, ast.Import) for alias in node.names}
+    packages = {
+        alias.name for node in named if isinstance(node, ast.Import) for alias in node.names
+    }
     packages |= {node.module for node in named if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in packages} == {"math", "typing", "torch"}
 
@@ -108,5 +110,7 @@ def test_there_are_no_circles():
 def test_the_fence_sees_an_import_inside_a_function(tmp_path):
     """A fence that sees nothing would pass every test above."""
     file = tmp_path / "thief.py"
-    file.write_text("def f():\n    from ..course import run\n    from ..batch.slurm import script\n")
+    file.write_text(
+        "def f():\n    from ..course import run\n    from ..batch.slurm import script\n"
+    )
     assert imports("engine.thief", file, set(KNOWN)) == {"course", "course.run", "batch.slurm"}

@@ -1,4 +1,5 @@
 """models: a student is a copy of some of its teacher, pairs that do not fit are refused, the scales do not lie."""
+
 import itertools
 
 import numpy as np
@@ -27,8 +28,16 @@ def test_the_chosen_layers_are_the_chosen_layers(teacher, batch):
     student = models.student_from_teacher(teacher, [1, 3]).eval()
     assert student.config.num_hidden_layers == 2 and len(student.bert.encoder.layer) == 2
     for new, old in enumerate([1, 3]):
-        assert tiny.difference(student.bert.encoder.layer[new].state_dict(), teacher.bert.encoder.layer[old].state_dict()) == 0
-    teacher.bert.encoder.layer = torch.nn.ModuleList([teacher.bert.encoder.layer[i] for i in (1, 3)])
+        assert (
+            tiny.difference(
+                student.bert.encoder.layer[new].state_dict(),
+                teacher.bert.encoder.layer[old].state_dict(),
+            )
+            == 0
+        )
+    teacher.bert.encoder.layer = torch.nn.ModuleList(
+        [teacher.bert.encoder.layer[i] for i in (1, 3)]
+    )
     assert torch.equal(student(**batch).logits, teacher(**batch).logits)
 
 
@@ -36,7 +45,9 @@ def test_the_chosen_layers_are_the_chosen_layers(teacher, batch):
 def test_moving_the_student_leaves_the_teacher_where_it_was(teacher, family):
     before = tiny.snapshot(teacher)
     student = models.student_from_teacher(teacher, [0, 2], family)
-    assert not {p.data_ptr() for p in teacher.parameters()} & {p.data_ptr() for p in student.parameters()}
+    assert not {p.data_ptr() for p in teacher.parameters()} & {
+        p.data_ptr() for p in student.parameters()
+    }
     with torch.no_grad():
         for weight in student.parameters():
             weight.add_(1)
@@ -54,20 +65,31 @@ def test_distilbert_from_all_layers_encodes_like_its_bert(teacher, batch):
     student = models.student_from_teacher(teacher, [0, 1, 2, 3], "distilbert").eval()
     plain = {k: v for k, v in batch.items() if k != "token_type_ids"}
     ours = student.distilbert(**plain).last_hidden_state
-    theirs = teacher.bert(**plain, token_type_ids=torch.zeros_like(plain["input_ids"])).last_hidden_state
-    assert theirs.std() > 0.5 and (ours - theirs)[plain["attention_mask"].bool()].abs().max() <= 1e-5
-    pooled = torch.tanh(student.pre_classifier(ours[:, 0]))                     # what ReLU stands in for
-    assert torch.allclose(student.classifier(pooled), teacher(
-        **plain, token_type_ids=torch.zeros_like(plain["input_ids"])).logits, atol=1e-4)
+    theirs = teacher.bert(
+        **plain, token_type_ids=torch.zeros_like(plain["input_ids"])
+    ).last_hidden_state
+    assert (
+        theirs.std() > 0.5 and (ours - theirs)[plain["attention_mask"].bool()].abs().max() <= 1e-5
+    )
+    pooled = torch.tanh(student.pre_classifier(ours[:, 0]))  # what ReLU stands in for
+    assert torch.allclose(
+        student.classifier(pooled),
+        teacher(**plain, token_type_ids=torch.zeros_like(plain["input_ids"])).logits,
+        atol=1e-4,
+    )
 
 
 def test_distilbert_from_some_layers_takes_the_named_ones(teacher):
     student = models.student_from_teacher(teacher, [1, 3], "distilbert")
     for new, old in enumerate([1, 3]):
-        assert torch.equal(student.distilbert.transformer.layer[new].ffn.lin1.weight,
-                           teacher.bert.encoder.layer[old].intermediate.dense.weight)
-        assert torch.equal(student.distilbert.transformer.layer[new].attention.v_lin.bias,
-                           teacher.bert.encoder.layer[old].attention.self.value.bias)
+        assert torch.equal(
+            student.distilbert.transformer.layer[new].ffn.lin1.weight,
+            teacher.bert.encoder.layer[old].intermediate.dense.weight,
+        )
+        assert torch.equal(
+            student.distilbert.transformer.layer[new].attention.v_lin.bias,
+            teacher.bert.encoder.layer[old].attention.self.value.bias,
+        )
     assert {str(v) for v in student.config.id2label.values()} == set(tiny.LABELS)
 
 
@@ -75,7 +97,10 @@ def test_a_distilbert_can_be_cut_further(teacher, batch):
     first = models.student_from_teacher(teacher, [0, 1, 2, 3], "distilbert")
     second = models.student_from_teacher(first, [0, 3])
     assert second.config.num_hidden_layers == 2
-    assert torch.equal(second.distilbert.transformer.layer[1].ffn.lin2.weight, first.distilbert.transformer.layer[3].ffn.lin2.weight)
+    assert torch.equal(
+        second.distilbert.transformer.layer[1].ffn.lin2.weight,
+        first.distilbert.transformer.layer[3].ffn.lin2.weight,
+    )
 
 
 @pytest.mark.parametrize("layers", [[], [0, 4], [-1], [2, 1], [0, 0], [True], [0, 1, 1, 2]])
@@ -94,20 +119,25 @@ def test_a_family_that_cannot_be_made_is_refused(teacher):
 
 # -- do they fit? ----------------------------------------------------------------------------------------------------
 
+
 def test_check_pair(teacher, student, tokenizer, tmp_path):
     models.check_pair(teacher, student, tokenizer, tokenizer)
     with pytest.raises(ValueError, match="wrong class with confidence"):
         models.check_pair(tiny.bert(labels=tiny.LABELS[::-1]), student)
     with pytest.raises(ValueError, match="3 classes, the student 2"):
         models.check_pair(teacher, tiny.bert(labels=("LABEL_0", "LABEL_1")))
-    other = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=30, dim=8, hidden_dim=8, n_layers=1, n_heads=1, num_labels=3))
+    other = DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=30, dim=8, hidden_dim=8, n_layers=1, n_heads=1, num_labels=3)
+    )
     with pytest.raises(ValueError, match="41 and 30 tokens|different vocabularies"):
         models.check_pair(teacher, other)
     words = list(tiny.WORDS)
     words[10], words[11] = words[11], words[10]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     with pytest.raises(ValueError, match=f"'{words[10]}'|'{words[11]}'"):
-        models.check_pair(teacher, student, tokenizer, tiny.BertTokenizerFast(str(tmp_path / "vocab.txt")))
+        models.check_pair(
+            teacher, student, tokenizer, tiny.BertTokenizerFast(str(tmp_path / "vocab.txt"))
+        )
 
 
 def test_upper_case_names_are_the_same_names(student):
@@ -125,12 +155,14 @@ def test_permuted_class_names_are_refused(order):
 def test_check_label_order_finds_every_permutation(order):
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 3, 300)
-    good = np.eye(3)[labels] * 2 + draw.normal(size=(300, 3))                   # about nine in ten are right
+    good = np.eye(3)[labels] * 2 + draw.normal(size=(300, 3))  # about nine in ten are right
     logits = np.empty_like(good)
-    logits[:, list(range(3))] = good[:, list(order)]                            # output i means the task's class order[i]
+    logits[:, list(range(3))] = good[:, list(order)]  # output i means the task's class order[i]
     if order == (0, 1, 2):
         found = models.check_label_order(logits, labels, tiny.LABELS)
-        assert found.permutation == order and found.accuracies[order] == pytest.approx((good.argmax(1) == labels).mean())
+        assert found.permutation == order and found.accuracies[order] == pytest.approx(
+            (good.argmax(1) == labels).mean()
+        )
         assert len(found.accuracies) == 6
     else:
         meaning = ", ".join(f"output {i} = {tiny.LABELS[j]}" for i, j in enumerate(order))
@@ -146,16 +178,24 @@ def test_a_teacher_that_knows_nothing_has_no_order():
 
 # -- loading ---------------------------------------------------------------------------------------------------------
 
+
 def test_load(tmp_path, teacher, batch):
     teacher.train().save_pretrained(tmp_path / "named")
     loaded = models.load(tmp_path / "named", labels=tiny.LABELS)
-    assert not loaded.training and loaded.dtype == torch.float32 and torch.equal(loaded(**batch).logits, teacher.eval()(**batch).logits)
+    assert (
+        not loaded.training
+        and loaded.dtype == torch.float32
+        and torch.equal(loaded(**batch).logits, teacher.eval()(**batch).logits)
+    )
     with pytest.raises(ValueError, match="tells 3 classes apart, the task has 2"):
         models.load(tmp_path / "named", labels=("no", "yes"))
     tiny.bert(labels=("LABEL_0", "LABEL_1", "LABEL_2")).save_pretrained(tmp_path / "anonymous")
-    assert models.load(tmp_path / "anonymous", labels=tiny.LABELS).config.id2label[2] == "contradiction"
+    assert (
+        models.load(tmp_path / "anonymous", labels=tiny.LABELS).config.id2label[2]
+        == "contradiction"
+    )
     tiny.bert(labels=tiny.LABELS[::-1]).save_pretrained(tmp_path / "reversed")
-    kept = models.load(tmp_path / "reversed", labels=tiny.LABELS)               # keeps its own names, so that …
+    kept = models.load(tmp_path / "reversed", labels=tiny.LABELS)  # keeps its own names, so that …
     with pytest.raises(ValueError):
         models.check_labels(kept, tiny.LABELS)
 
@@ -177,7 +217,11 @@ def test_where_a_model_is_looked_for(tmp_path, monkeypatch, teacher):
     monkeypatch.setattr(hub, "ROOT", tmp_path / "repository")
     monkeypatch.setenv("KD_REAL", str(tmp_path / "real"))
     monkeypatch.chdir(tmp_path)
-    for place, source in (("here", "here"), ("repository/data/teachers/t", "data/teachers/t"), ("real/owner/name", "owner/name")):
+    for place, source in (
+        ("here", "here"),
+        ("repository/data/teachers/t", "data/teachers/t"),
+        ("real/owner/name", "owner/name"),
+    ):
         teacher.save_pretrained(tmp_path / place)
         assert tiny.difference(models.load(source).state_dict(), teacher.state_dict()) == 0
 
@@ -188,6 +232,7 @@ def test_load_from_a_folder_that_is_not_there(tmp_path):
 
 
 # -- what does it weigh? ---------------------------------------------------------------------------------------------
+
 
 def test_size_counts_a_shared_weight_once():
     one, two = torch.nn.Linear(10, 20, bias=False), torch.nn.Linear(10, 20)
@@ -204,11 +249,18 @@ def test_latency_measures_with_dropout_off_and_leaves_the_mode(teacher, batch):
     teacher.train()
     seconds = models.latency(teacher, batch | {"labels": torch.zeros(6)}, repeats=5, warmup=2)
     assert 0 < seconds < 5 and modes == [False] * 7 and teacher.training
-    assert models.latency(models.student_from_teacher(teacher, [0], "distilbert"), batch, repeats=2) > 0   # no segment ids
+    assert (
+        models.latency(models.student_from_teacher(teacher, [0], "distilbert"), batch, repeats=2)
+        > 0
+    )  # no segment ids
 
 
 def test_forward_inputs_keeps_what_the_model_takes(teacher, batch):
     distilbert = models.student_from_teacher(teacher, [0], "distilbert")
     extra = batch | {"teacher_logits": 0}
-    assert set(models.forward_inputs(teacher, extra)) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert set(models.forward_inputs(teacher, extra)) == {
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+    }
     assert set(models.forward_inputs(distilbert, extra)) == {"input_ids", "attention_mask"}

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_doctor import CU126, NEW, fake_gpu
+from helpers import CU126, NEW, fake_gpu
 
 from kdlib import batch, doctor
-from kdlib.tools import ready
-from kdlib.tools import room
 from kdlib.__main__ import main
 from kdlib.course.run import settings_of
+from kdlib.tools import ready, room
 
 FULL = dict(notebook="07", profile="full", need_gpu=True)
 

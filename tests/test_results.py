@@ -1,4 +1,5 @@
 """results: every whole record is one row, a broken one is named, and nobody needs torch to read them."""
+
 import json
 import subprocess
 import sys
@@ -16,9 +17,20 @@ NOTEBOOK = "04_distilbert_mnli"
 
 
 def record(seed=0, accuracy=0.8, **changes) -> dict:
-    return {"notebook": NOTEBOOK, "profile": "smoke", "seed": seed, "settings": {"method": "kd", "temperature": 2.0},
-            "results": {"accuracy": accuracy, "macro_f1": accuracy - 0.1, "history": [{"step": 1, "ce": 1.0}, {"step": 2, "ce": 0.5}]},
-            "seconds": 3.0, "peak_gb": 1.0, "commit": "abc"} | changes
+    return {
+        "notebook": NOTEBOOK,
+        "profile": "smoke",
+        "seed": seed,
+        "settings": {"method": "kd", "temperature": 2.0},
+        "results": {
+            "accuracy": accuracy,
+            "macro_f1": accuracy - 0.1,
+            "history": [{"step": 1, "ce": 1.0}, {"step": 2, "ce": 0.5}],
+        },
+        "seconds": 3.0,
+        "peak_gb": 1.0,
+        "commit": "abc",
+    } | changes
 
 
 def put(root, name: str, value: dict):
@@ -40,32 +52,66 @@ def test_one_row_a_run(fresh_runs):
     put(fresh_runs, "laptop-seed0", record(profile="laptop"))
     put(fresh_runs, "other", record(notebook="05_distilbert_qqp"))
     table = results.load(NOTEBOOK, "smoke")
-    assert table["accuracy"].tolist() == [0.8, 0.8 + 1 / 100, 0.8 + 2 / 100] and table["seed"].tolist() == [0, 1, 2]
-    assert {"notebook", "profile", "method", "temperature", "macro_f1", "seconds", "peak_gb", "commit"} <= set(table.columns)
+    assert table["accuracy"].tolist() == [0.8, 0.8 + 1 / 100, 0.8 + 2 / 100] and table[
+        "seed"
+    ].tolist() == [0, 1, 2]
+    assert {
+        "notebook",
+        "profile",
+        "method",
+        "temperature",
+        "macro_f1",
+        "seconds",
+        "peak_gb",
+        "commit",
+    } <= set(table.columns)
     assert "history" not in table.columns, "a list is no cell"
-    assert len(results.load()) == 5 and len(results.load(NOTEBOOK)) == 4 and len(results.load("06_none")) == 0
+    assert (
+        len(results.load()) == 5
+        and len(results.load(NOTEBOOK)) == 4
+        and len(results.load("06_none")) == 0
+    )
 
 
 def test_a_row_tells_what_the_run_cost_and_with_which_versions():
     costs = {"teacher_seconds": 4.5, "samples_per_second": 120.0, "guesses": "0120"}
     versions = {"python": "3.11.7", "torch": "2.13.0"}
-    table = results.frame([record(0, results={"accuracy": 0.8, **costs}, versions=versions), record(1)])
-    assert table.loc[0, ["teacher_seconds", "samples_per_second", "torch", "python"]].tolist() == [4.5, 120.0, "2.13.0", "3.11.7"]
-    assert table.loc[1, ["teacher_seconds", "torch"]].isna().all() and "guesses" not in table, "2,000 digits are no cell"
+    table = results.frame(
+        [record(0, results={"accuracy": 0.8, **costs}, versions=versions), record(1)]
+    )
+    assert table.loc[0, ["teacher_seconds", "samples_per_second", "torch", "python"]].tolist() == [
+        4.5,
+        120.0,
+        "2.13.0",
+        "3.11.7",
+    ]
+    assert table.loc[1, ["teacher_seconds", "torch"]].isna().all() and "guesses" not in table, (
+        "2,000 digits are no cell"
+    )
 
 
 def test_a_name_used_twice_means_the_same_in_every_row():
-    one = record(0, settings={"rows": 0, "seconds": 9.0}, results={"rows": 1569, "torch": 1}, versions={"torch": "2.13.0"})
+    one = record(
+        0,
+        settings={"rows": 0, "seconds": 9.0},
+        results={"rows": 1569, "torch": 1},
+        versions={"torch": "2.13.0"},
+    )
     two = record(1, settings={"rows": 5}, results={"accuracy": 0.9}, versions={"torch": "2.6.0"})
     table = results.frame([one, two])
     assert table["rows"].tolist() == [0, 5] and table["rows_result"].tolist()[0] == 1569
     assert table["seconds"].tolist()[0] == 9.0 and table["seconds_run"].tolist() == [3.0, 3.0]
-    assert table["torch"].tolist()[0] == 1 and table["torch_version"].tolist() == ["2.13.0", "2.6.0"]
+    assert table["torch"].tolist()[0] == 1 and table["torch_version"].tolist() == [
+        "2.13.0",
+        "2.6.0",
+    ]
 
 
 def test_guesses_as_a_digit_a_row():
     kept = record(results={"guesses": results.pack(np.array([0, 2, 1, 1]))})
-    assert kept["results"]["guesses"] == "0211" and results.guesses(json.loads(json.dumps(kept))).tolist() == [0, 2, 1, 1]
+    assert kept["results"]["guesses"] == "0211" and results.guesses(
+        json.loads(json.dumps(kept))
+    ).tolist() == [0, 2, 1, 1]
     for wrong in ([10], [-1]):
         with pytest.raises(ValueError, match="0 to 9"):
             results.pack(wrong)
@@ -78,7 +124,20 @@ def test_runs_of_another_folder(tmp_path, fresh_runs):
     assert len(results.load(root=tmp_path / "mine")) == 1 and len(results.load()) == 0
 
 
-@pytest.mark.parametrize("damage", ["cut off", "empty", "no record", "not text", "a list", "null", "a number", "no results", "a folder"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut off",
+        "empty",
+        "no record",
+        "not text",
+        "a list",
+        "null",
+        "a number",
+        "no results",
+        "a folder",
+    ],
+)
 def test_a_broken_record_is_named_and_left_out(fresh_runs, damage):
     put(fresh_runs, "good", record())
     bad = put(fresh_runs, "bad", record(1))
@@ -86,8 +145,18 @@ def test_a_broken_record_is_named_and_left_out(fresh_runs, damage):
     if damage == "a folder":
         bad.unlink(), bad.mkdir()
     else:
-        bad.write_bytes({"cut off": body[:-30], "empty": b"", "no record": b'{"seed": 1}', "not text": b"\xff\xfe\x00", "a list": b"[]", "null": b"null",
-                         "a number": b"5", "no results": json.dumps(json.loads(body) | {"results": None}).encode()}[damage])
+        bad.write_bytes(
+            {
+                "cut off": body[:-30],
+                "empty": b"",
+                "no record": b'{"seed": 1}',
+                "not text": b"\xff\xfe\x00",
+                "a list": b"[]",
+                "null": b"null",
+                "a number": b"5",
+                "no results": json.dumps(json.loads(body) | {"results": None}).encode(),
+            }[damage]
+        )
     with pytest.warns(UserWarning, match="bad/record.json"):
         assert len(results.load(NOTEBOOK)) == 1
     with pytest.raises(ValueError, match="bad/record.json"):
@@ -101,17 +170,29 @@ def test_a_half_written_record_of_another_process_is_not_seen(fresh_runs):
 
 
 def test_mean_and_sample_sd():
-    runs = pd.DataFrame({"method": ["kd", "kd", "kd", "ce", "new"], "accuracy": [0.80, 0.82, 0.84, 0.7, np.nan], "loss": [1.0, 2, 3, 4, 5]})
+    runs = pd.DataFrame(
+        {
+            "method": ["kd", "kd", "kd", "ce", "new"],
+            "accuracy": [0.80, 0.82, 0.84, 0.7, np.nan],
+            "loss": [1.0, 2, 3, 4, 5],
+        }
+    )
     table = results.summary(runs, ["method"], ["accuracy", "loss"]).set_index("method")
     assert table.loc["kd", "accuracy"] == "82.0 ± 2.0" and table.loc["kd", "runs"] == 3
     assert table.loc["ce", "accuracy"] == "70.0" and table.loc["new", "accuracy"] == "–"
     assert list(table.index) == ["kd", "ce", "new"], "the order of the runs is kept"
-    assert results.summary(runs, ["method"], ["loss"], digits=2, scale=1).loc[0, "loss"] == "2.00 ± 1.00"
+    assert (
+        results.summary(runs, ["method"], ["loss"], digits=2, scale=1).loc[0, "loss"]
+        == "2.00 ± 1.00"
+    )
 
 
 def test_loss_curves_as_rows():
     table = results.history([record(0), record(1)], T="temperature")
-    assert table.to_dict("records")[1] == {"seed": 0, "T": 2.0, "step": 2, "ce": 0.5} and len(table) == 4
+    assert (
+        table.to_dict("records")[1] == {"seed": 0, "T": 2.0, "step": 2, "ce": 0.5}
+        and len(table) == 4
+    )
 
 
 def test_store_and_read_back(fresh_runs, stored):
@@ -145,8 +226,13 @@ def test_a_notebook_is_named_not_a_path(name):
 
 def test_your_run_beside_the_reference():
     against = [record(s, a) for s, a in enumerate((0.80, 0.82, 0.84))]
-    rows = results.compare(record(accuracy=0.85), ["accuracy", "missing"], against).set_index("metric")
-    assert rows.loc["accuracy", "inside"] == "yes" and rows.loc["accuracy", "reference"] == "0.8200 ± 0.0200 (n=3)"
+    rows = results.compare(record(accuracy=0.85), ["accuracy", "missing"], against).set_index(
+        "metric"
+    )
+    assert (
+        rows.loc["accuracy", "inside"] == "yes"
+        and rows.loc["accuracy", "reference"] == "0.8200 ± 0.0200 (n=3)"
+    )
     assert rows.loc["missing", "inside"] == "–"
     assert results.compare(record(accuracy=0.87), ["accuracy"], against).loc[0, "inside"] == "no"
     other = record(settings={"method": "ce", "temperature": 2.0})
@@ -155,15 +241,25 @@ def test_your_run_beside_the_reference():
 
 def test_a_paired_difference_is_a_paired_t_interval():
     from scipy.stats import ttest_rel
+
     draw = np.random.default_rng(0)
     a, b = draw.normal(0.8, 0.01, 6), draw.normal(0.79, 0.01, 6)
-    runs = pd.DataFrame({"method": ["kd"] * 6 + ["ce"] * 6, "seed": [*range(6)] * 2, "accuracy": [*a, *b]})
-    runs = pd.concat([runs, pd.DataFrame({"method": ["kd"], "seed": [99], "accuracy": [0.1]})])          # no partner: left out
-    found, theirs = results.paired(runs.sample(frac=1, random_state=1), "kd", "ce", "accuracy"), ttest_rel(a, b).confidence_interval(0.95)
+    runs = pd.DataFrame(
+        {"method": ["kd"] * 6 + ["ce"] * 6, "seed": [*range(6)] * 2, "accuracy": [*a, *b]}
+    )
+    runs = pd.concat(
+        [runs, pd.DataFrame({"method": ["kd"], "seed": [99], "accuracy": [0.1]})]
+    )  # no partner: left out
+    found, theirs = (
+        results.paired(runs.sample(frac=1, random_state=1), "kd", "ce", "accuracy"),
+        ttest_rel(a, b).confidence_interval(0.95),
+    )
     assert found.n == 6 and found.mean == pytest.approx((a - b).mean())
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
     assert ("excludes" in found.verdict) == (theirs.low > 0 or theirs.high < 0)
-    assert results.paired(runs[runs.seed == 0], "kd", "ce", "accuracy").verdict.startswith("one seed")
+    assert results.paired(runs[runs.seed == 0], "kd", "ce", "accuracy").verdict.startswith(
+        "one seed"
+    )
     assert results.paired(runs, "kd", "none", "accuracy") is None
 
 
@@ -180,17 +276,21 @@ for i in range(20):
 
 
 def test_eight_processes_writing_at_once_lose_no_record(fresh_runs):
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(fresh_runs), str(i)]) for i in range(8)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(fresh_runs), str(i)]) for i in range(8)
+    ]
     shared = fresh_runs / NOTEBOOK / "shared" / "record.json"
     with warnings.catch_warnings():
-        warnings.simplefilter("error")                              # a reader in between never meets half a record
+        warnings.simplefilter("error")  # a reader in between never meets half a record
         while any(w.poll() is None for w in writers):
             results.load(NOTEBOOK)
             assert not shared.exists() or len(set(results.read(shared)["results"]["text"])) == 1
     assert [w.returncode for w in writers] == [0] * 8
     table = results.load(NOTEBOOK)
     assert len(table) == 161 and table.groupby("who").size().drop(-1).tolist() == [20] * 8
-    assert len(results.read(shared)["results"]["text"]) == 20000 and not list(fresh_runs.rglob("*.new"))
+    assert len(results.read(shared)["results"]["text"]) == 20000 and not list(
+        fresh_runs.rglob("*.new")
+    )
 
 
 def slow_bootstrap(score, a, b, draws, seed):
@@ -225,36 +325,58 @@ def guessed(seeds, rows, classes, seed=0):
     """labels (rows,), two students' guesses (seeds, rows), right in some 80 and 70 of 100 rows."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, classes, rows)
-    student = lambda share: np.where(draw.random((seeds, rows)) < share, labels, draw.integers(0, classes, (seeds, rows)))
+    student = lambda share: np.where(
+        draw.random((seeds, rows)) < share, labels, draw.integers(0, classes, (seeds, rows))
+    )
     return labels, student(0.75), student(0.6)
 
 
-@pytest.mark.parametrize("name, seeds, classes", [("macro_f1", 1, 3), ("macro_f1", 2, 3), ("binary_f1", 1, 2),
-                                                  ("accuracy", 2, 4)])
+@pytest.mark.parametrize(
+    "name, seeds, classes",
+    [("macro_f1", 1, 3), ("macro_f1", 2, 3), ("binary_f1", 1, 2), ("accuracy", 2, 4)],
+)
 def test_metrics_of_resampled_confusion_counts_agree_with_scikit_learn(name, seeds, classes):
     from sklearn.metrics import accuracy_score, f1_score
-    score = {"macro_f1": lambda y, p: f1_score(y, p, average="macro"), "binary_f1": f1_score, "accuracy": accuracy_score}[name]
+
+    score = {
+        "macro_f1": lambda y, p: f1_score(y, p, average="macro"),
+        "binary_f1": f1_score,
+        "accuracy": accuracy_score,
+    }[name]
     labels, a, b = guessed(seeds, 120, classes)
     found = results.bootstrap_metric(name, a, b, labels, draws=4000)
-    slow = slow_bootstrap(lambda guesses, rows: score(labels[rows], guesses[rows]), a, b, 600, seed=9)
-    assert found.mean == pytest.approx(np.mean([score(labels, x) - score(labels, y) for x, y in zip(a, b)]))
-    assert (found.low, found.high) == pytest.approx(tuple(slow), abs=0.12 * (slow[1] - slow[0])) and found.n == 120
+    slow = slow_bootstrap(
+        lambda guesses, rows: score(labels[rows], guesses[rows]), a, b, 600, seed=9
+    )
+    assert found.mean == pytest.approx(
+        np.mean([score(labels, x) - score(labels, y) for x, y in zip(a, b)])
+    )
+    assert (found.low, found.high) == pytest.approx(
+        tuple(slow), abs=0.12 * (slow[1] - slow[0])
+    ) and found.n == 120
 
 
 def test_f1_of_small_samples_where_classes_are_missing():
     from sklearn.metrics import confusion_matrix, f1_score
+
     draw = np.random.default_rng(0)
     for _ in range(60):
         y, p = draw.integers(0, 4, (2, 5))
         counts = confusion_matrix(y, p, labels=range(4))[None]
-        assert statistics.METRICS["macro_f1"](counts)[0] == pytest.approx(f1_score(y, p, average="macro"))
-        assert statistics.METRICS["binary_f1"](counts)[0] == pytest.approx(f1_score(y == 1, p == 1, zero_division=0))
+        assert statistics.METRICS["macro_f1"](counts)[0] == pytest.approx(
+            f1_score(y, p, average="macro")
+        )
+        assert statistics.METRICS["binary_f1"](counts)[0] == pytest.approx(
+            f1_score(y == 1, p == 1, zero_division=0)
+        )
 
 
 def test_accuracy_is_a_mean_over_rows_and_so_both_ways_agree():
     labels, a, b = guessed(3, 400, 3)
     rows = results.bootstrap(a == labels, b == labels)
-    counts = results.bootstrap_metric(lambda confusion: np.einsum("dcc->d", confusion) / 400, a, b, labels)
+    counts = results.bootstrap_metric(
+        lambda confusion: np.einsum("dcc->d", confusion) / 400, a, b, labels
+    )
     assert counts.mean == pytest.approx(rows.mean)
     assert (counts.low, counts.high) == pytest.approx((rows.low, rows.high), abs=0.004)
 
@@ -266,18 +388,29 @@ def test_two_students_alike_are_told_apart_in_five_of_a_hundred_tests(name):
         if name == "macro_f1":
             labels, a, b = guessed(1, 200, 3, seed=i)
             b = np.where(draw.random(200) < 0.75, labels, draw.integers(0, 3, 200))
-            wrong += results.bootstrap_metric(name, a[0], b, labels, draws=500).verdict == "excludes 0"
+            wrong += (
+                results.bootstrap_metric(name, a[0], b, labels, draws=500).verdict == "excludes 0"
+            )
         else:
-            wrong += results.bootstrap(draw.random(200) < 0.8, draw.random(200) < 0.8, draws=500).verdict == "excludes 0"
+            wrong += (
+                results.bootstrap(draw.random(200) < 0.8, draw.random(200) < 0.8, draws=500).verdict
+                == "excludes 0"
+            )
     assert 0.02 * 300 <= wrong <= 0.09 * 300
 
 
 def test_what_cannot_be_compared_row_by_row_is_refused():
     ones = np.ones(5)
     deep, none = np.ones((1, 1, 5)), np.ones((0, 5))
-    for a, b, said in ((ones, np.ones(4), "one shape"), (np.ones((2, 5)), ones, "one shape"), (deep, deep, "one shape"),
-                       ([], [], "no rows"), (none, none, "no rows"),
-                       (ones * np.nan, ones, "NaN"), (ones, ones * np.inf, "finite")):
+    for a, b, said in (
+        (ones, np.ones(4), "one shape"),
+        (np.ones((2, 5)), ones, "one shape"),
+        (deep, deep, "one shape"),
+        ([], [], "no rows"),
+        (none, none, "no rows"),
+        (ones * np.nan, ones, "NaN"),
+        (ones, ones * np.inf, "finite"),
+    ):
         with pytest.raises(ValueError, match=said):
             results.bootstrap(a, b)
         with pytest.raises(ValueError, match=said):
@@ -306,16 +439,30 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_results_and_figures_are_read_without_torch():
-    assert not loaded_by("import kdlib.course.results, kdlib.figures, kdlib.course.run, kdlib.course.stages, kdlib.corpora.get, kdlib.batch.runs") & set(HEAVY)
+    assert not loaded_by(
+        "import kdlib.course.results, kdlib.figures, kdlib.course.run, kdlib.course.stages, kdlib.corpora.get, kdlib.batch.runs"
+    ) & set(HEAVY)
 
 
 def test_importing_kdlib_loads_nothing_heavy():
-    assert not loaded_by("import kdlib\ndir(kdlib)") & {*HEAVY, "matplotlib", "pandas", "numpy", "IPython"}
-    assert not loaded_by("import kdlib.losses") & {"transformers", "datasets", "pandas", "matplotlib"}
+    assert not loaded_by("import kdlib\ndir(kdlib)") & {
+        *HEAVY,
+        "matplotlib",
+        "pandas",
+        "numpy",
+        "IPython",
+    }
+    assert not loaded_by("import kdlib.losses") & {
+        "transformers",
+        "datasets",
+        "pandas",
+        "matplotlib",
+    }
 
 
 def test_every_name_that_kdlib_offers_is_there():
     import kdlib
+
     missing = [name for name in kdlib.__all__ if not hasattr(kdlib, name)]
     assert missing == []
     with pytest.raises(AttributeError, match="kdlib has no 'distil'"):
@@ -330,10 +477,15 @@ def test_the_versions_that_move_a_number():
 
 def test_an_interval_is_students(fresh_runs):
     from scipy import stats
+
     values = [0.3, -0.1, 0.4, 0.2]
     found = results.interval(values)
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    assert (found.low, found.high, found.n) == (pytest.approx(low), pytest.approx(high), 4) and found.verdict.startswith("includes 0")
+    assert (found.low, found.high, found.n) == (
+        pytest.approx(low),
+        pytest.approx(high),
+        4,
+    ) and found.verdict.startswith("includes 0")
     assert results.interval([0.3]).verdict == "one seed: nothing is shown"
     for wrong in ([], [0.1, float("nan")]):
         with pytest.raises(ValueError, match="needs numbers"):

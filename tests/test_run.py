@@ -1,7 +1,7 @@
 """run: a mistake in a parameter is refused before anything runs; the folder and the record of a run are never half true."""
+
 import json
 import os
-import shutil
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -15,7 +15,9 @@ import kdlib as kd
 from kdlib import run as runs
 
 NOTEBOOK = "04_distilbert_mnli"
-PROFILE_FILES = sorted(f.name for f in resources.files("kdlib.profiles").iterdir() if f.name.endswith(".yaml"))
+PROFILE_FILES = sorted(
+    f.name for f in resources.files("kdlib.profiles").iterdir() if f.name.endswith(".yaml")
+)
 
 
 def start(**parameters):
@@ -24,18 +26,27 @@ def start(**parameters):
 
 # -- parameters ------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def typed(monkeypatch, tmp_path):
     """A notebook with a setting of each type."""
-    (tmp_path / "typed.yaml").write_text("defaults: {rows: 8, rate: 0.5, name: abc, shuffle: true}\n"
-                                         "smoke: {rows: 2}\nlaptop:\nlab: {rate: 1}\nfull: {rate: 2e-5}\n")
+    (tmp_path / "typed.yaml").write_text(
+        "defaults: {rows: 8, rate: 0.5, name: abc, shuffle: true}\n"
+        "smoke: {rows: 2}\nlaptop:\nlab: {rate: 1}\nfull: {rate: 2e-5}\n"
+    )
     monkeypatch.setattr(runs.resources, "files", lambda package: tmp_path)
     return lambda profile="smoke", **parameters: runs.settings_of("typed", profile, **parameters)
 
 
 def test_defaults_then_profile_then_parameters(typed, monkeypatch):
     assert typed() == {"profile": "smoke", "rows": 2, "rate": 0.5, "name": "abc", "shuffle": True}
-    assert typed(rows=5, name="d", shuffle=False) == {"profile": "smoke", "rows": 5, "rate": 0.5, "name": "d", "shuffle": False}
+    assert typed(rows=5, name="d", shuffle=False) == {
+        "profile": "smoke",
+        "rows": 5,
+        "rate": 0.5,
+        "name": "d",
+        "shuffle": False,
+    }
     assert typed(rows=-1, rate=-1, name="") == typed()
     assert typed("")["profile"] == "laptop" and typed("")["rows"] == 8
     monkeypatch.setenv("KD_PROFILE", "smoke")
@@ -44,13 +55,27 @@ def test_defaults_then_profile_then_parameters(typed, monkeypatch):
     assert type(typed(rate=3)["rate"]) is float
 
 
-@pytest.mark.parametrize("given, hint", [
-    (dict(row=5), "unknown parameter 'row'.*did you mean 'rows'"), (dict(zzz=1), "unknown parameter 'zzz'.*typed has rows, rate"),
-    (dict(shuffle="false"), "shuffle must be bool.*papermill's -p gives text"), (dict(shuffle=0), "shuffle must be bool"),
-    (dict(rate="2e-5"), "rate must be float.*write 2.0e-5"), (dict(rows="8"), "rows must be int"), (dict(rows=2.5), "rows must be int"),
-    (dict(rows=2.0), "rows must be int"), (dict(rows=True), "rows must be int"), (dict(rate=True), "rate must be float"),
-    (dict(rate=float("nan")), "rate must be float"), (dict(rate=float("inf")), "rate must be float"), (dict(name=5), "name must be str"),
-    (dict(rate=None), "rate must be float"), (dict(rows=[1]), "rows must be int")], ids=str)
+@pytest.mark.parametrize(
+    "given, hint",
+    [
+        (dict(row=5), "unknown parameter 'row'.*did you mean 'rows'"),
+        (dict(zzz=1), "unknown parameter 'zzz'.*typed has rows, rate"),
+        (dict(shuffle="false"), "shuffle must be bool.*papermill's -p gives text"),
+        (dict(shuffle=0), "shuffle must be bool"),
+        (dict(rate="2e-5"), "rate must be float.*write 2.0e-5"),
+        (dict(rows="8"), "rows must be int"),
+        (dict(rows=2.5), "rows must be int"),
+        (dict(rows=2.0), "rows must be int"),
+        (dict(rows=True), "rows must be int"),
+        (dict(rate=True), "rate must be float"),
+        (dict(rate=float("nan")), "rate must be float"),
+        (dict(rate=float("inf")), "rate must be float"),
+        (dict(name=5), "name must be str"),
+        (dict(rate=None), "rate must be float"),
+        (dict(rows=[1]), "rows must be int"),
+    ],
+    ids=str,
+)
 def test_an_unknown_misspelt_or_mistyped_parameter_is_refused(typed, given, hint):
     with pytest.raises(ValueError, match=hint):
         typed(**given)
@@ -61,7 +86,9 @@ def test_a_profile_file_is_checked_as_a_parameter_is(typed):
         typed("full")
 
 
-@pytest.mark.parametrize("profile, hint", [("smok", "did you mean 'smoke'"), ("cluster", "smoke, laptop, lab, full")])
+@pytest.mark.parametrize(
+    "profile, hint", [("smok", "did you mean 'smoke'"), ("cluster", "smoke, laptop, lab, full")]
+)
 def test_an_unknown_profile_is_refused(profile, hint):
     with pytest.raises(ValueError, match=hint):
         start(profile=profile)
@@ -97,28 +124,40 @@ def test_profile_file(name):
         assert settings.pop("profile") == profile and list(settings) == list(blocks["defaults"])
         for key, value in settings.items():
             assert type(value) is type(blocks["defaults"][key]) in (int, float, str, bool), key
-            assert value != -1, f"{key}: -1 means \"as the profile says\" and can never be asked for"
+            assert value != -1, f'{key}: -1 means "as the profile says" and can never be asked for'
 
 
 def test_there_are_profile_files():
     assert f"{NOTEBOOK}.yaml" in PROFILE_FILES
 
 
-CELLS = ['seed: int = 0\ntemperature: float = -1.0', "import kdlib as kd",
-         'try:\n    kd.start("04_distilbert_mnli", profile="smoke", seed=seed, temperature=temperature)\n'
-         'except ValueError as error:\n    print("refused:", error)',
-         'kd.run.refuse_unknown_injected({"seed", "temperature", "temprature"}); print("known names pass")']
+CELLS = [
+    "seed: int = 0\ntemperature: float = -1.0",
+    "import kdlib as kd",
+    'try:\n    kd.start("04_distilbert_mnli", profile="smoke", seed=seed, temperature=temperature)\n'
+    'except ValueError as error:\n    print("refused:", error)',
+    'kd.run.refuse_unknown_injected({"seed", "temperature", "temprature"}); print("known names pass")',
+]
 
 
 def test_a_name_that_papermill_injects_and_nobody_declared_is_refused(tmp_path):
     import nbformat
     import papermill
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in CELLS]
+    )
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(notebook, tmp_path / "in.ipynb")
-    done = papermill.execute_notebook(str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), kernel_name="python3",
-                                      parameters={"temprature": 3.0, "seed": 1}, progress_bar=False, log_output=False)
+    done = papermill.execute_notebook(
+        str(tmp_path / "in.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        kernel_name="python3",
+        parameters={"temprature": 3.0, "seed": 1},
+        progress_bar=False,
+        log_output=False,
+    )
     printed = "".join(out.get("text", "") for c in done.cells for out in c.get("outputs", []))
     assert "refused: unknown parameter temprature; did you mean 'temperature'" in printed
     assert "known names pass" in printed and "run folder" not in printed
@@ -126,8 +165,11 @@ def test_a_name_that_papermill_injects_and_nobody_declared_is_refused(tmp_path):
 
 # -- the folder ------------------------------------------------------------------------------------------------------
 
+
 def test_a_folder_for_each_configuration(fresh_runs, tmp_path):
-    folders = [start(**p).folder for p in ({}, dict(seed=1), dict(epochs=3), dict(profile="laptop"))]
+    folders = [
+        start(**p).folder for p in ({}, dict(seed=1), dict(epochs=3), dict(profile="laptop"))
+    ]
     assert len(set(folders)) == 4 and all(f.is_relative_to(fresh_runs / NOTEBOOK) for f in folders)
     assert start().folder == folders[0]
     assert start(run_dir=str(tmp_path / "mine")).folder == tmp_path / "mine"
@@ -136,7 +178,11 @@ def test_a_folder_for_each_configuration(fresh_runs, tmp_path):
 def test_a_folder_of_another_configuration_is_refused(tmp_path):
     place = str(tmp_path / "mine")
     start(run_dir=place), start(run_dir=place)
-    for change, name in ((dict(seed=1), "seed"), (dict(temperature=3.0), "temperature"), (dict(profile="laptop"), "profile")):
+    for change, name in (
+        (dict(seed=1), "seed"),
+        (dict(temperature=3.0), "temperature"),
+        (dict(profile="laptop"), "profile"),
+    ):
         with pytest.raises(ValueError, match=f"another configuration.*{name}"):
             start(run_dir=place, **change)
 
@@ -172,28 +218,51 @@ def test_a_disk_that_fills_up_leaves_the_old_record(small_disk):
     runs.write_json(record, {"old": 1})
     with pytest.raises(OSError, match="untouched"):
         runs.write_json(record, {"new": "x" * 2_000_000})
-    assert json.loads(record.read_text()) == {"old": 1} and [p.name for p in small_disk.iterdir()] == ["record.json"]
+    assert json.loads(record.read_text()) == {"old": 1} and [
+        p.name for p in small_disk.iterdir()
+    ] == ["record.json"]
 
 
 # -- the record ------------------------------------------------------------------------------------------------------
 
+
 def test_the_record(fresh_runs, capsys):
     run = start(seed=3, temperature=4.0)
-    run.record(accuracy=np.float32(0.5), steps=np.int64(7), curve=np.array([1.5, 2.5]), note="é", loss=torch.tensor(0.25))
+    run.record(
+        accuracy=np.float32(0.5),
+        steps=np.int64(7),
+        curve=np.array([1.5, 2.5]),
+        note="é",
+        loss=torch.tensor(0.25),
+    )
     run.stage("one", lambda: 1)
     run.finish()
     record = json.loads((run.folder / "record.json").read_text(encoding="utf8"))
-    assert record["results"] == {"accuracy": 0.5, "steps": 7, "curve": [1.5, 2.5], "note": "é", "loss": 0.25}
+    assert record["results"] == {
+        "accuracy": 0.5,
+        "steps": 7,
+        "curve": [1.5, 2.5],
+        "note": "é",
+        "loss": 0.25,
+    }
     assert (record["notebook"], record["profile"], record["seed"]) == (NOTEBOOK, "smoke", 3)
     assert record["settings"]["temperature"] == 4.0 and record["settings"] == vars(run.settings)
-    assert set(record["stage_seconds"]) == {"one"} and record["versions"]["torch"] and 0 < record["peak_gb"] < 100
-    assert str(fresh_runs) not in capsys.readouterr().out.replace(str(run.folder.name), ""), "a machine's path was printed"
+    assert (
+        set(record["stage_seconds"]) == {"one"}
+        and record["versions"]["torch"]
+        and 0 < record["peak_gb"] < 100
+    )
+    assert str(fresh_runs) not in capsys.readouterr().out.replace(str(run.folder.name), ""), (
+        "a machine's path was printed"
+    )
 
 
 def test_an_old_record_does_not_vouch_for_a_new_run():
     start().finish()
     run = start()
-    assert not (run.folder / "record.json").exists() and (run.folder / "record.previous.json").exists()
+    assert (
+        not (run.folder / "record.json").exists() and (run.folder / "record.previous.json").exists()
+    )
 
 
 def test_what_cannot_be_recorded_is_refused_when_it_is_recorded():
@@ -208,24 +277,44 @@ def test_a_record_is_whole_or_not_there(tmp_path, monkeypatch):
     runs.write_json(path, {"old": 1})
     with pytest.raises(TypeError):
         runs.write_json(path, {"new": object()})
-    monkeypatch.setattr(runs.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        runs.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left.*untouched"):
         runs.write_json(path, {"new": 1})
     assert json.loads(path.read_text()) == {"old": 1} and os.listdir(tmp_path) == ["record.json"]
 
 
 def test_the_seed_seeds_everything():
-    draws = lambda **p: (start(**p), np.random.rand(), torch.rand(1).item(), __import__("random").random())[1:]
+    draws = lambda **p: (
+        start(**p),
+        np.random.rand(),
+        torch.rand(1).item(),
+        __import__("random").random(),
+    )[1:]
     assert draws() == draws() != draws(seed=1)
 
 
 def test_a_figure_is_drawn_shown_and_kept(capsys):
     import pandas as pd
+
     from kdlib import figures
+
     run = start()
-    table = pd.DataFrame({"method": ["ce", "kd", "kd"], "seed": [0, 0, 1], "accuracy": [0.5, 0.6, 0.7], "teacher_accuracy": 0.8})
+    table = pd.DataFrame(
+        {
+            "method": ["ce", "kd", "kd"],
+            "seed": [0, 0, 1],
+            "accuracy": [0.5, 0.6, 0.7],
+            "teacher_accuracy": 0.8,
+        }
+    )
     run.figure(figures.methods, table)
-    assert {p.name for p in (run.folder / "figures").iterdir()} == {"methods.svg", "methods.png", "methods.pdf"}
+    assert {p.name for p in (run.folder / "figures").iterdir()} == {
+        "methods.svg",
+        "methods.png",
+        "methods.pdf",
+    }
     assert f"Figure: {figures.methods.alt}" in capsys.readouterr().out
     assert pd.DataFrame(run.finish()["tables"]["methods"]).equals(table)
 

@@ -1,4 +1,5 @@
 """The trainer: what it optimises, what it saves, what it asks the teacher for, and how it goes on after an interruption."""
+
 import json
 import shutil
 from pathlib import Path
@@ -15,8 +16,8 @@ from kdlib.engine.checkpoints import newest_checkpoint
 from kdlib.engine.sampler import LengthGroupedSampler
 from kdlib.trainer import DistillationArguments, DistillationTrainer, loss_curves, teacher_logits
 
-
 # -- the gradient does not depend on how a step is cut ---------------------------------------------------------------
+
 
 def train_in(folder, batch: int, accumulation: int = 1) -> dict:
     """An epoch of 24 rows, SGD, no dropout; every third row is ignored, so that batches (and processes) count unequally.
@@ -25,15 +26,30 @@ def train_in(folder, batch: int, accumulation: int = 1) -> dict:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny.tokenizer(folder)
-    rows = tiny.encoded(tokenizer, 24, seed=5).cast_column("labels", tiny.datasets.Value("int64")).map(
-        lambda row, i: {"labels": -100 if i % 3 == 0 else row["labels"]}, with_indices=True)
-    trainer = tiny.trainer(folder / "out", tiny.bert(2, seed=8), rows, tokenizer, tiny.bert(4, seed=7), optim="sgd",
-                           learning_rate=0.3, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-                           logging_strategy="steps", logging_steps=1)
+    rows = (
+        tiny.encoded(tokenizer, 24, seed=5)
+        .cast_column("labels", tiny.datasets.Value("int64"))
+        .map(lambda row, i: {"labels": -100 if i % 3 == 0 else row["labels"]}, with_indices=True)
+    )
+    trainer = tiny.trainer(
+        folder / "out",
+        tiny.bert(2, seed=8),
+        rows,
+        tokenizer,
+        tiny.bert(4, seed=7),
+        optim="sgd",
+        learning_rate=0.3,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        logging_strategy="steps",
+        logging_steps=1,
+    )
     trainer.fit()
-    logged = [[entry[k] for k in ("ce", "kd")] for entry in trainer.state.log_history if "ce" in entry]
+    logged = [
+        [entry[k] for k in ("ce", "kd")] for entry in trainer.state.log_history if "ce" in entry
+    ]
     for entry in trainer.state.log_history:
-        if "ce" in entry:                                           # Trainer rounds its "loss" to four digits
+        if "ce" in entry:  # Trainer rounds its "loss" to four digits
             assert entry["loss"] == pytest.approx(0.5 * entry["ce"] + 0.5 * entry["kd"], abs=1e-4)
     weights = tiny.snapshot(trainer.model) | {"logged": torch.tensor(logged)}
     if trainer.is_world_process_zero():
@@ -47,21 +63,36 @@ def test_training_moves_the_student(tmp_path):
     assert tiny.difference(trained, tiny.bert(2, seed=8).state_dict()) > 1e-2
 
 
-@pytest.mark.parametrize("whole, batch, accumulation", [
-    (8, 2, 4),
-    (9, 3, 3),              # the last step has 6 rows: two batches instead of three
-    (10, 5, 2),             # 4 rows: one batch, shorter than the others
-    (14, 7, 2)])            # 10 rows: a batch of 7 and one of 3
+@pytest.mark.parametrize(
+    "whole, batch, accumulation",
+    [
+        (8, 2, 4),
+        (9, 3, 3),  # the last step has 6 rows: two batches instead of three
+        (10, 5, 2),  # 4 rows: one batch, shorter than the others
+        (14, 7, 2),
+    ],
+)  # 10 rows: a batch of 7 and one of 3
 def test_gradient_accumulation_changes_nothing(tmp_path, whole, batch, accumulation):
-    assert tiny.difference(train_in(tmp_path / "a", whole), train_in(tmp_path / "b", batch, accumulation)) <= 1e-6
+    assert (
+        tiny.difference(
+            train_in(tmp_path / "a", whole), train_in(tmp_path / "b", batch, accumulation)
+        )
+        <= 1e-6
+    )
 
 
 def test_two_processes_change_nothing(tmp_path):
-    in_two_processes(tmp_path, f"import test_trainer\ntest_trainer.train_in(Path({str(tmp_path)!r}), 4)")
-    assert tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8)) <= 1e-6
+    in_two_processes(
+        tmp_path, f"import test_trainer\ntest_trainer.train_in(Path({str(tmp_path)!r}), 4)"
+    )
+    assert (
+        tiny.difference(torch.load(tmp_path / "weights.pt"), train_in(tmp_path / "alone", 8))
+        <= 1e-6
+    )
 
 
 # -- the teacher -----------------------------------------------------------------------------------------------------
+
 
 def test_the_teacher_answers_and_is_left_alone(tmp_path, tokenizer, encoded, student):
     teacher = tiny.bert(4, seed=7, dropout=0.5).train()
@@ -75,31 +106,49 @@ def test_the_teacher_answers_and_is_left_alone(tmp_path, tokenizer, encoded, stu
     assert torch.equal(first, teacher(**example).logits), "dropout is on in the teacher"
 
 
-def test_the_saved_student_is_a_plain_checkpoint_without_the_teacher(tmp_path, tokenizer, encoded, teacher, student):
+def test_the_saved_student_is_a_plain_checkpoint_without_the_teacher(
+    tmp_path, tokenizer, encoded, teacher, student
+):
     names = set(student.state_dict())
     trainer = tiny.trainer(tmp_path, student, encoded, tokenizer, teacher, save_strategy="epoch")
     trainer.fit(), trainer.save_model(tmp_path / "saved")
     assert set(trainer.model.state_dict()) == names
     for folder in (tmp_path / "saved", tmp_path / "checkpoint-6"):
-        loaded, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            folder, output_loading_info=True
+        )
         assert not info["missing_keys"] and not info["unexpected_keys"]
         assert models.size(loaded)["parameters"] < models.size(teacher)["parameters"]
         assert tiny.difference(loaded.state_dict(), trainer.model.state_dict()) == 0
-    assert sum(f.stat().st_size for f in (tmp_path / "saved").glob("*.safetensors")) < 1.1e6 * models.size(student)["megabytes"] + 1e4
+    assert (
+        sum(f.stat().st_size for f in (tmp_path / "saved").glob("*.safetensors"))
+        < 1.1e6 * models.size(student)["megabytes"] + 1e4
+    )
 
 
 def test_with_alpha_0_the_teacher_is_never_run(tmp_path, tokenizer, encoded, teacher, student):
     calls = count_calls(teacher)
-    trainer = tiny.trainer(tmp_path, student, encoded, tokenizer, teacher, alpha=0.0, logging_strategy="steps", logging_steps=2)
+    trainer = tiny.trainer(
+        tmp_path,
+        student,
+        encoded,
+        tokenizer,
+        teacher,
+        alpha=0.0,
+        logging_strategy="steps",
+        logging_steps=2,
+    )
     trainer.fit()
     assert calls == [] and "eval_kd" not in trainer.evaluate() and calls == []
     assert "ce" in trainer.state.log_history[0] and "kd" not in trainer.state.log_history[0]
 
 
 @pytest.mark.parametrize("extra", [False, True], ids=["", "a column nobody reads"])
-def test_the_teacher_reads_an_evaluation_set_once(tmp_path, tokenizer, encoded, teacher, student, extra):
+def test_the_teacher_reads_an_evaluation_set_once(
+    tmp_path, tokenizer, encoded, teacher, student, extra
+):
     train, validation = encoded
-    if extra:                       # Trainer then makes a new dataset, without that column, at every evaluation
+    if extra:  # Trainer then makes a new dataset, without that column, at every evaluation
         validation = validation.add_column("source", ["x"] * len(validation))
     trainer = tiny.trainer(tmp_path, student, (train, validation), tokenizer, teacher)
     calls = count_calls(teacher)
@@ -113,31 +162,58 @@ def test_the_teacher_reads_an_evaluation_set_once(tmp_path, tokenizer, encoded, 
 
 
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
-def test_evaluation_equals_a_computation_by_hand(tmp_path, tokenizer, encoded, teacher, student, divergence):
+def test_evaluation_equals_a_computation_by_hand(
+    tmp_path, tokenizer, encoded, teacher, student, divergence
+):
     validation = encoded[1]
-    trainer = tiny.trainer(tmp_path, student, encoded, tokenizer, teacher, temperature=3.0, alpha=0.7, divergence=divergence)
+    trainer = tiny.trainer(
+        tmp_path,
+        student,
+        encoded,
+        tokenizer,
+        teacher,
+        temperature=3.0,
+        alpha=0.7,
+        divergence=divergence,
+    )
     found = trainer.evaluate()
     with torch.no_grad():
-        alone = lambda model: torch.cat([model(**tokenizer.pad([{k: v for k, v in row.items() if k != "labels"}],
-                                                               return_tensors="pt")).logits for row in validation])
+        alone = lambda model: torch.cat(
+            [
+                model(
+                    **tokenizer.pad(
+                        [{k: v for k, v in row.items() if k != "labels"}], return_tensors="pt"
+                    )
+                ).logits
+                for row in validation
+            ]
+        )
         s, t = alone(student).double(), alone(teacher).double()
     labels = torch.tensor(validation["labels"])
     p, q = (t / 3).softmax(-1), (s / 3).softmax(-1)
     m = (p + q) / 2
     kl = lambda a, b: (a * (a / b).log()).sum(-1).mean().item()
-    kd = {"forward_kl": lambda: kl(p, q), "reverse_kl": lambda: kl(q, p), "jsd": lambda: (kl(p, m) + kl(q, m)) / 2}[divergence]()
+    kd = {
+        "forward_kl": lambda: kl(p, q),
+        "reverse_kl": lambda: kl(q, p),
+        "jsd": lambda: (kl(p, m) + kl(q, m)) / 2,
+    }[divergence]()
     ce = -s.softmax(-1)[range(len(labels)), labels].log().mean().item()
     assert found["eval_kd"] == pytest.approx(9 * kd, rel=1e-5)
     assert found["eval_ce"] == found["eval_loss"] == pytest.approx(ce, rel=1e-5)
     assert found["eval_accuracy"] == pytest.approx((s.argmax(-1) == labels).double().mean().item())
 
 
-def test_a_column_of_teacher_logits_trains_as_the_live_teacher_does(tmp_path, tokenizer, encoded, teacher):
+def test_a_column_of_teacher_logits_trains_as_the_live_teacher_does(
+    tmp_path, tokenizer, encoded, teacher
+):
     """≤ 1e-6 and not to the bit: padding a batch to another length changes a logit by about 5e-8."""
     answers = [teacher_logits(teacher, part, glue.collator(tokenizer), 16) for part in encoded]
     cached = tuple(part.add_column("teacher_logits", list(a)) for part, a in zip(encoded, answers))
     settings = dict(optim="sgd", learning_rate=0.1, num_train_epochs=2, alpha=0.8)
-    live = tiny.trainer(tmp_path / "a", tiny.bert(2, seed=8), encoded, tokenizer, teacher, **settings)
+    live = tiny.trainer(
+        tmp_path / "a", tiny.bert(2, seed=8), encoded, tokenizer, teacher, **settings
+    )
     read = tiny.trainer(tmp_path / "b", tiny.bert(2, seed=8), cached, tokenizer, **settings)
     live.fit(), read.fit()
     assert tiny.difference(live.model.state_dict(), read.model.state_dict()) <= 1e-6
@@ -148,16 +224,23 @@ def test_teacher_logits_keep_the_rows_order_and_the_teachers_mode(tokenizer, enc
     teacher.train()
     answers = teacher_logits(teacher, encoded[0], glue.collator(tokenizer), 7)
     assert answers.shape == (48, 3) and answers.dtype == np.float32 and teacher.training
-    plain = [dict(row) for row in encoded[0]]                       # a list of rows will do
+    plain = [dict(row) for row in encoded[0]]  # a list of rows will do
     assert np.array_equal(teacher_logits(teacher, plain, glue.collator(tokenizer), 7), answers)
     teacher.eval()
-    row = tokenizer.pad([{k: v for k, v in encoded[0][11].items() if k != "labels"}], return_tensors="pt")
+    row = tokenizer.pad(
+        [{k: v for k, v in encoded[0][11].items() if k != "labels"}], return_tensors="pt"
+    )
     assert np.allclose(teacher(**row).logits.detach(), answers[11], atol=1e-5)
 
 
-def test_segment_ids_reach_the_bert_teacher_and_not_the_distilbert_student(tmp_path, tokenizer, encoded, teacher):
+def test_segment_ids_reach_the_bert_teacher_and_not_the_distilbert_student(
+    tmp_path, tokenizer, encoded, teacher
+):
     seen = []
-    teacher.register_forward_hook(lambda module, args, kw, out: seen.append(kw["token_type_ids"].max().item()), with_kwargs=True)
+    teacher.register_forward_hook(
+        lambda module, args, kw, out: seen.append(kw["token_type_ids"].max().item()),
+        with_kwargs=True,
+    )
     student = models.student_from_teacher(teacher, [0, 2], "distilbert")
     before = tiny.snapshot(student)
     trainer = tiny.trainer(tmp_path, student, encoded, tokenizer, teacher)
@@ -170,13 +253,17 @@ def test_segment_ids_reach_the_bert_teacher_and_not_the_distilbert_student(tmp_p
 
 
 def test_compute_metrics(tmp_path, tokenizer, encoded, teacher, student):
-    found = tiny.trainer(tmp_path, student, encoded, tokenizer, teacher, compute_metrics=glue.compute_metrics).evaluate()
+    found = tiny.trainer(
+        tmp_path, student, encoded, tokenizer, teacher, compute_metrics=glue.compute_metrics
+    ).evaluate()
     assert found.keys() >= {"eval_accuracy", "eval_macro_f1", "eval_ce", "eval_kd"}
 
 
 def test_without_processing_class_collator_or_evaluation_set(tmp_path, encoded, teacher, student):
     short = [{k: row[k][:6] if k != "labels" else row[k] for k in row} for row in encoded[0]]
-    trainer = DistillationTrainer(student, tiny.arguments(tmp_path), teacher=teacher, train_dataset=short)   # a plain list
+    trainer = DistillationTrainer(
+        student, tiny.arguments(tmp_path), teacher=teacher, train_dataset=short
+    )  # a plain list
     before = tiny.snapshot(student)
     trainer.fit()
     assert tiny.difference(before, trainer.model.state_dict()) > 0
@@ -185,31 +272,58 @@ def test_without_processing_class_collator_or_evaluation_set(tmp_path, encoded, 
 
 # -- interruption ----------------------------------------------------------------------------------------------------
 
+
 def test_a_run_resumed_in_a_later_epoch_ends_bit_equal(tmp_path, tokenizer, encoded, teacher):
     def prepare(folder):
-        return tiny.trainer(folder, tiny.bert(2, seed=8, dropout=0.2), encoded, tokenizer, teacher, num_train_epochs=3,
-                            per_device_train_batch_size=5, save_strategy="steps", save_steps=4, logging_strategy="steps",
-                            logging_steps=4, eval_strategy="steps", eval_steps=4)
-    whole = prepare(tmp_path / "whole")                             # 10 steps an epoch
+        return tiny.trainer(
+            folder,
+            tiny.bert(2, seed=8, dropout=0.2),
+            encoded,
+            tokenizer,
+            teacher,
+            num_train_epochs=3,
+            per_device_train_batch_size=5,
+            save_strategy="steps",
+            save_steps=4,
+            logging_strategy="steps",
+            logging_steps=4,
+            eval_strategy="steps",
+            eval_steps=4,
+        )
+
+    whole = prepare(tmp_path / "whole")  # 10 steps an epoch
     whole.fit()
     shutil.copytree(tmp_path / "whole" / "checkpoint-16", tmp_path / "cut" / "checkpoint-16")
     resumed = prepare(tmp_path / "cut")
     resumed.fit()
     assert resumed.state.global_step == whole.state.global_step == 30
     assert tiny.difference(whole.model.state_dict(), resumed.model.state_dict()) == 0
-    curve = lambda t: [[e.get(k) for k in ("step", "ce", "kd", "eval_ce", "eval_kd")] for e in t.state.log_history[:-1]]
+    curve = lambda t: [
+        [e.get(k) for k in ("step", "ce", "kd", "eval_ce", "eval_kd")]
+        for e in t.state.log_history[:-1]
+    ]
     assert curve(whole) == curve(resumed)
     again = prepare(tmp_path / "whole")
-    again.fit()                                                     # a finished run has nothing left to do
+    again.fit()  # a finished run has nothing left to do
     assert tiny.difference(whole.model.state_dict(), again.model.state_dict()) == 0
 
 
 def three_epochs(folder: Path) -> None:
     tokenizer = tiny.tokenizer(folder)
     rows = tiny.encoded(tokenizer, 48, seed=5), tiny.encoded(tokenizer, 21, seed=6)
-    trainer = tiny.trainer(folder / "out", tiny.bert(2, seed=8, dropout=0.2), rows, tokenizer, tiny.bert(4, seed=7),
-                           num_train_epochs=3, per_device_train_batch_size=2, save_strategy="steps", save_steps=8,
-                           eval_strategy="steps", eval_steps=8)
+    trainer = tiny.trainer(
+        folder / "out",
+        tiny.bert(2, seed=8, dropout=0.2),
+        rows,
+        tokenizer,
+        tiny.bert(4, seed=7),
+        num_train_epochs=3,
+        per_device_train_batch_size=2,
+        save_strategy="steps",
+        save_steps=8,
+        eval_strategy="steps",
+        eval_steps=8,
+    )
     trainer.fit()
     if trainer.is_world_process_zero():
         torch.save(tiny.snapshot(trainer.model), folder / "weights.pt")
@@ -220,19 +334,33 @@ def test_two_processes_resumed_in_a_later_epoch_end_bit_equal(tmp_path):
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
         if name == "cut":
-            shutil.copytree(tmp_path / "whole" / "out" / "checkpoint-16", tmp_path / "cut" / "out" / "checkpoint-16")
-        in_two_processes(tmp_path, f"import test_trainer\ntest_trainer.three_epochs(Path({str(tmp_path / name)!r}))")
-    assert tiny.difference(*(torch.load(tmp_path / name / "weights.pt") for name in ("whole", "cut"))) == 0
+            shutil.copytree(
+                tmp_path / "whole" / "out" / "checkpoint-16",
+                tmp_path / "cut" / "out" / "checkpoint-16",
+            )
+        in_two_processes(
+            tmp_path,
+            f"import test_trainer\ntest_trainer.three_epochs(Path({str(tmp_path / name)!r}))",
+        )
+    assert (
+        tiny.difference(*(torch.load(tmp_path / name / "weights.pt") for name in ("whole", "cut")))
+        == 0
+    )
 
 
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory, tokenizer, encoded):
     folder = tmp_path_factory.mktemp("checkpoints")
-    tiny.trainer(folder, tiny.bert(1), encoded[0], tokenizer, alpha=0.0, save_strategy="steps", save_steps=3).fit()
+    tiny.trainer(
+        folder, tiny.bert(1), encoded[0], tokenizer, alpha=0.0, save_strategy="steps", save_steps=3
+    ).fit()
     return folder
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"],
+)
 @pytest.mark.parametrize("damage", ["cut off", "missing"])
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, two_checkpoints, name, damage, capsys):
     folder = tmp_path / "run"
@@ -250,25 +378,41 @@ def test_no_checkpoint_is_no_error(tmp_path):
 
 # -- what is refused -------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("change, hint", [
-    (dict(label_smoothing_factor=0.1), "alpha = ε"), (dict(temperature=0.0), "temperature"), (dict(temperature="2"), "temperature"),
-    (dict(temperature=float("nan")), "temperature"), (dict(alpha=1.5), "soft loss"), (dict(alpha=float("nan")), "soft loss"),
-    (dict(divergence="kl"), "forward_kl")])
+
+@pytest.mark.parametrize(
+    "change, hint",
+    [
+        (dict(label_smoothing_factor=0.1), "alpha = ε"),
+        (dict(temperature=0.0), "temperature"),
+        (dict(temperature="2"), "temperature"),
+        (dict(temperature=float("nan")), "temperature"),
+        (dict(alpha=1.5), "soft loss"),
+        (dict(alpha=float("nan")), "soft loss"),
+        (dict(divergence="kl"), "forward_kl"),
+    ],
+)
 def test_arguments_are_checked_before_anything_runs(tmp_path, change, hint):
     with pytest.raises(ValueError, match=hint):
         tiny.arguments(tmp_path, **change)
 
 
 def test_the_arguments_survive_json(tmp_path):
-    ours = json.loads(tiny.arguments(tmp_path, temperature=4.0, alpha=0.25, divergence="jsd").to_json_string())
+    ours = json.loads(
+        tiny.arguments(tmp_path, temperature=4.0, alpha=0.25, divergence="jsd").to_json_string()
+    )
     assert (ours["temperature"], ours["alpha"], ours["divergence"]) == (4.0, 0.25, "jsd")
     assert isinstance(DistillationArguments(str(tmp_path), use_cpu=True).temperature, float)
 
 
 def test_plain_training_arguments_are_refused(tmp_path, encoded, student):
     from transformers import TrainingArguments
+
     with pytest.raises(TypeError, match="DistillationArguments"):
-        DistillationTrainer(student, TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"), train_dataset=encoded[0])
+        DistillationTrainer(
+            student,
+            TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"),
+            train_dataset=encoded[0],
+        )
 
 
 def test_alpha_above_0_needs_a_teacher(tmp_path, tokenizer, encoded, student):
@@ -278,24 +422,37 @@ def test_alpha_above_0_needs_a_teacher(tmp_path, tokenizer, encoded, student):
 
 def test_rows_without_labels_are_refused(tmp_path, tokenizer, encoded, teacher, student):
     with pytest.raises(ValueError, match="labels"):
-        tiny.trainer(tmp_path, student, encoded[0].remove_columns("labels"), tokenizer, teacher).fit()
+        tiny.trainer(
+            tmp_path, student, encoded[0].remove_columns("labels"), tokenizer, teacher
+        ).fit()
 
 
-@pytest.mark.parametrize("other, hint", [
-    (lambda: tiny.bert(2, labels=("entailment", "contradiction", "neutral")), "wrong class"),
-    (lambda: tiny.bert(2, labels=("yes", "maybe", "no")), "wrong class"),
-    (lambda: tiny.bert(2, labels=("LABEL_0", "LABEL_1")), "classes"),
-    (lambda: models.tiny_bert(99, tiny.LABELS, layers=1, width=16, heads=2), "vocabular")])
+@pytest.mark.parametrize(
+    "other, hint",
+    [
+        (lambda: tiny.bert(2, labels=("entailment", "contradiction", "neutral")), "wrong class"),
+        (lambda: tiny.bert(2, labels=("yes", "maybe", "no")), "wrong class"),
+        (lambda: tiny.bert(2, labels=("LABEL_0", "LABEL_1")), "classes"),
+        (lambda: models.tiny_bert(99, tiny.LABELS, layers=1, width=16, heads=2), "vocabular"),
+    ],
+)
 def test_a_teacher_that_does_not_fit_is_refused(tmp_path, tokenizer, encoded, student, other, hint):
     with pytest.raises(ValueError, match=hint):
         tiny.trainer(tmp_path, student, encoded, tokenizer, other())
 
 
 def test_a_teacher_without_class_names_is_accepted(tmp_path, tokenizer, encoded, student):
-    tiny.trainer(tmp_path, student, encoded, tokenizer, tiny.bert(2, labels=("LABEL_0", "LABEL_1", "LABEL_2")))
+    tiny.trainer(
+        tmp_path,
+        student,
+        encoded,
+        tokenizer,
+        tiny.bert(2, labels=("LABEL_0", "LABEL_1", "LABEL_2")),
+    )
 
 
 # -- the sampler -----------------------------------------------------------------------------------------------------
+
 
 def epochs_of(sampler, *epochs) -> list[list[int]]:
     return [sampler.set_epoch(e) or list(sampler) for e in epochs]
@@ -321,22 +478,53 @@ def test_the_sampler_depends_on_seed_and_epoch_alone():
 
 def test_the_sampler_pads_less_than_random_order():
     lengths = np.random.default_rng(1).integers(4, 60, 1003)
-    padded = lambda order: sum(lengths[order[i:i + 8]].max() * len(order[i:i + 8]) for i in range(0, len(order), 8))
-    order, = epochs_of(LengthGroupedSampler(list(lengths), 8), 0)
-    assert padded(np.array(order)) < 1.1 * lengths.sum() < padded(np.random.default_rng(2).permutation(1003))
+    padded = lambda order: sum(
+        lengths[order[i : i + 8]].max() * len(order[i : i + 8]) for i in range(0, len(order), 8)
+    )
+    (order,) = epochs_of(LengthGroupedSampler(list(lengths), 8), 0)
+    assert (
+        padded(np.array(order))
+        < 1.1 * lengths.sum()
+        < padded(np.random.default_rng(2).permutation(1003))
+    )
     starts = [lengths[order[i]] for i in range(0, len(order) - 8, 8)]
-    assert np.abs(np.corrcoef(starts, range(len(starts)))[0, 1]) < 0.3, "long rows must not all come first"
+    assert np.abs(np.corrcoef(starts, range(len(starts)))[0, 1]) < 0.3, (
+        "long rows must not all come first"
+    )
 
 
 # -- the loss through a whole training -------------------------------------------------------------------------------
 
+
 def test_label_smoothing_as_kd_is_torchs_label_smoothing(tmp_path, tokenizer, encoded):
     rows = encoded[0].add_column("teacher_logits", [[0.0, 0.0, 0.0]] * len(encoded[0]))
-    ours = tiny.trainer(tmp_path / "a", tiny.bert(2, seed=8), rows, tokenizer, alpha=0.1, temperature=1.0, optim="sgd", learning_rate=0.1)
+    ours = tiny.trainer(
+        tmp_path / "a",
+        tiny.bert(2, seed=8),
+        rows,
+        tokenizer,
+        alpha=0.1,
+        temperature=1.0,
+        optim="sgd",
+        learning_rate=0.1,
+    )
     ours.fit()
-    theirs = tiny.trainer(tmp_path / "b", tiny.bert(2, seed=8), encoded[0], tokenizer, alpha=0.0, optim="sgd", learning_rate=0.1)
-    theirs.compute_loss = lambda model, inputs, num_items_in_batch=None, **kw: torch.nn.functional.cross_entropy(
-        model(**{k: v for k, v in inputs.items() if k != "labels"}).logits, inputs["labels"], label_smoothing=0.1)
+    theirs = tiny.trainer(
+        tmp_path / "b",
+        tiny.bert(2, seed=8),
+        encoded[0],
+        tokenizer,
+        alpha=0.0,
+        optim="sgd",
+        learning_rate=0.1,
+    )
+    theirs.compute_loss = lambda model, inputs, num_items_in_batch=None, **kw: (
+        torch.nn.functional.cross_entropy(
+            model(**{k: v for k, v in inputs.items() if k != "labels"}).logits,
+            inputs["labels"],
+            label_smoothing=0.1,
+        )
+    )
     theirs.train()
     assert tiny.difference(ours.model.state_dict(), theirs.model.state_dict()) <= 1e-6
 
@@ -344,8 +532,16 @@ def test_label_smoothing_as_kd_is_torchs_label_smoothing(tmp_path, tokenizer, en
 def test_a_student_learns_what_its_teacher_knows(tmp_path, tokenizer, taught):
     """From the soft targets alone: with alpha = 1 the labels, all wrong here, must not be read."""
     train = taught.train.remove_columns("labels").add_column("labels", [0] * len(taught.train))
-    trainer = tiny.trainer(tmp_path, models.student_from_teacher(taught.teacher, [0]), (train, taught.validation), tokenizer,
-                           taught.teacher, alpha=1.0, num_train_epochs=8, per_device_train_batch_size=16)
+    trainer = tiny.trainer(
+        tmp_path,
+        models.student_from_teacher(taught.teacher, [0]),
+        (train, taught.validation),
+        tokenizer,
+        taught.teacher,
+        alpha=1.0,
+        num_train_epochs=8,
+        per_device_train_batch_size=16,
+    )
     before = trainer.evaluate()
     trainer.fit()
     after = trainer.evaluate()
@@ -353,6 +549,7 @@ def test_a_student_learns_what_its_teacher_knows(tmp_path, tokenizer, taught):
 
 
 # -- controls and curves ---------------------------------------------------------------------------------------------
+
 
 def test_controls(tokenizer):
     logits = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
@@ -364,10 +561,16 @@ def test_controls(tokenizer):
     flat, alpha, temperature = methods.for_rows("label_smoothing", logits, smoothing=0.2, **given)
     assert not flat.any() and (alpha, temperature) == (0.2, 1.0)
     mixed, alpha, temperature = methods.for_rows("shuffled", logits, **given)
-    assert (alpha, temperature) == (0.9, 3.0) and np.array_equal(np.sort(mixed, 1), np.sort(logits, 1))
-    assert np.array_equal(mixed.argmax(1), logits.argmax(1)) and np.array_equal(mixed.max(1), logits.max(1))
+    assert (alpha, temperature) == (0.9, 3.0) and np.array_equal(
+        np.sort(mixed, 1), np.sort(logits, 1)
+    )
+    assert np.array_equal(mixed.argmax(1), logits.argmax(1)) and np.array_equal(
+        mixed.max(1), logits.max(1)
+    )
     moved = (mixed != logits).any(1).mean()
-    assert 0.75 < moved < 0.9, "five of the six orders of three wrong classes differ from the one that was"
+    assert 0.75 < moved < 0.9, (
+        "five of the six orders of three wrong classes differ from the one that was"
+    )
     assert np.array_equal(methods.for_rows("shuffled", logits, **given)[0], mixed)
     assert not np.array_equal(methods.for_rows("shuffled", logits, seed=1, **given)[0], mixed)
     assert np.array_equal(logits, before)
@@ -376,18 +579,39 @@ def test_controls(tokenizer):
 
 
 def test_loss_curves(tmp_path, tokenizer, encoded, teacher, student):
-    trainer = tiny.trainer(tmp_path, student, encoded, tokenizer, teacher, logging_strategy="steps", logging_steps=2,
-                           eval_strategy="steps", eval_steps=3)
+    trainer = tiny.trainer(
+        tmp_path,
+        student,
+        encoded,
+        tokenizer,
+        teacher,
+        logging_strategy="steps",
+        logging_steps=2,
+        eval_strategy="steps",
+        eval_steps=3,
+    )
     trainer.fit()
     curves = loss_curves(trainer.state.log_history)
-    assert [(r["step"], r["split"]) for r in curves] == [(2, "train"), (3, "validation"), (4, "train"), (6, "train"), (6, "validation")]
-    assert all({"ce", "kd"} <= set(r) and ("accuracy" in r) == (r["split"] == "validation") for r in curves)
+    assert [(r["step"], r["split"]) for r in curves] == [
+        (2, "train"),
+        (3, "validation"),
+        (4, "train"),
+        (6, "train"),
+        (6, "validation"),
+    ]
+    assert all(
+        {"ce", "kd"} <= set(r) and ("accuracy" in r) == (r["split"] == "validation") for r in curves
+    )
 
 
 def test_shuffled_doubt_keeps_answers_and_softness_but_not_which_rows_are_doubtful():
     logits = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32) * 3
     given, alpha, T = methods.for_rows("shuffled_doubt", logits, alpha=0.7, temperature=3.0, seed=1)
-    assert (alpha, T) == (0.7, 3.0) and np.array_equal(given.argmax(1), logits.argmax(1)) and not np.array_equal(given, logits)
+    assert (
+        (alpha, T) == (0.7, 3.0)
+        and np.array_equal(given.argmax(1), logits.argmax(1))
+        and not np.array_equal(given, logits)
+    )
     for name in (0, 1):
         rows = logits.argmax(1) == name
         assert np.array_equal(np.sort(given[rows], 0), np.sort(logits[rows], 0))

@@ -1,4 +1,5 @@
 """Human votes and teacher logits: joined by uid, reordered to GLUE's classes, refused when half a file is there."""
+
 import hashlib
 import json
 
@@ -10,12 +11,15 @@ import torch
 
 from kdlib import glue, votes
 from kdlib.corpora.get import REAL, File
-from kdlib.paths import real_folder
 from kdlib.losses import soft_targets
+from kdlib.paths import real_folder
 from kdlib.trainer import teacher_logits
 
 VOTED = [("a", [60, 30, 10], "e"), ("b", [0, 40, 60], "c"), ("c", [20, 80, 0], "n")]
-LOGITS = {"a": [3.0, -1.0, 1.0], "b": [-2.0, 4.0, 0.5]}              # entailment, contradiction, neutral: as published
+LOGITS = {
+    "a": [3.0, -1.0, 1.0],
+    "b": [-2.0, 4.0, 0.5],
+}  # entailment, contradiction, neutral: as published
 
 
 def write(folder, name, rows):
@@ -30,10 +34,19 @@ def chaos(tmp_path, monkeypatch):
     folder = tmp_path / "chaosnli"
     folder.mkdir()
     monkeypatch.setenv("KD_REAL", str(tmp_path))
-    rows = [{"uid": uid, "label_count": counts, "old_label": gold, "example": {"premise": f"P{uid}", "hypothesis": f"H {uid}"}}
-            for uid, counts, gold in VOTED]
+    rows = [
+        {
+            "uid": uid,
+            "label_count": counts,
+            "old_label": gold,
+            "example": {"premise": f"P{uid}", "hypothesis": f"H {uid}"},
+        }
+        for uid, counts, gold in VOTED
+    ]
     files = [write(folder, "votes.jsonl", rows)] + [
-        write(folder, f"{uid}.json", [{"uid": uid, "logits": values}]) for uid, values in LOGITS.items()]
+        write(folder, f"{uid}.json", [{"uid": uid, "logits": values}])
+        for uid, values in LOGITS.items()
+    ]
     monkeypatch.setitem(REAL, "chaosnli", files)
     return folder
 
@@ -41,9 +54,9 @@ def chaos(tmp_path, monkeypatch):
 def test_joins_by_uid_and_reorders_to_glue(chaos):
     table = votes.load("chaosnli")
     assert list(table.columns) == ["uid", "premise", "hypothesis", "people", "label", "logits"]
-    assert table["uid"].tolist() == ["a", "b"]                      # "c" has no logits
-    np.testing.assert_allclose(np.stack(table["people"]), [[.6, .3, .1], [0, .4, .6]])
-    np.testing.assert_allclose(np.stack(table["logits"]), [[3, 1, -1], [-2, .5, 4]])
+    assert table["uid"].tolist() == ["a", "b"]  # "c" has no logits
+    np.testing.assert_allclose(np.stack(table["people"]), [[0.6, 0.3, 0.1], [0, 0.4, 0.6]])
+    np.testing.assert_allclose(np.stack(table["logits"]), [[3, 1, -1], [-2, 0.5, 4]])
     assert table["label"].tolist() == [0, 2] and votes.LABELS == glue.MNLI.labels
 
 
@@ -61,13 +74,16 @@ def test_an_absent_file_says_how_to_get_it(chaos):
 def test_a_file_cut_at_a_line_end_is_refused(chaos):
     """The dangerous cut: what is left reads well and would only give other numbers."""
     path = chaos / "votes.jsonl"
-    path.write_text("".join(path.read_text(encoding="utf8").splitlines(keepends=True)[:1]), encoding="utf8")
+    path.write_text(
+        "".join(path.read_text(encoding="utf8").splitlines(keepends=True)[:1]), encoding="utf8"
+    )
     with pytest.raises(ValueError, match="votes.jsonl .* is cut off or altered; fetch it again"):
         votes.load("chaosnli")
 
 
 def test_kl_and_entropy_agree_with_scipy():
     from scipy.stats import entropy
+
     p, q = np.random.default_rng(0).dirichlet(np.ones(3), (2, 50))
     np.testing.assert_allclose(votes.kl(p, q), [entropy(a, b) for a, b in zip(p, q)])
     np.testing.assert_allclose(votes.entropy(p), [entropy(a) for a in p])
@@ -84,8 +100,12 @@ def test_kl_counts_nothing_where_nobody_voted_and_is_infinite_for_a_refuted_cert
 def mini(tmp_path, tokenizer, teacher):
     """(corpus, teacher): a made-up corpus with `label_dist`, labelled by the very teacher that lies beside it."""
     data = tiny.dataset(60)
-    ask = lambda: teacher_logits(teacher, glue.encode(data, tokenizer, glue.MNLI), glue.collator(tokenizer))
-    teacher.classifier.bias.data -= torch.from_numpy(ask().mean(0))             # or it would give one answer to all rows
+    ask = lambda: teacher_logits(
+        teacher, glue.encode(data, tokenizer, glue.MNLI), glue.collator(tokenizer)
+    )
+    teacher.classifier.bias.data -= torch.from_numpy(
+        ask().mean(0)
+    )  # or it would give one answer to all rows
     answers = ask()
     rows = data.to_pandas().assign(label=answers.argmax(-1), label_dist=[[0.5, 0.3, 0.2]] * 60)
     for folder in ("corpus", "teacher"):
@@ -113,13 +133,16 @@ def test_a_corpus_without_a_true_distribution_is_refused(tmp_path, mini):
         votes.load(corpus, teacher=teacher)
 
 
-@pytest.mark.skipif(not (real_folder() / "chaosnli").is_dir(), reason="no real votes: python -m kdlib get real --part chaosnli")
+@pytest.mark.skipif(
+    not (real_folder() / "chaosnli").is_dir(),
+    reason="no real votes: python -m kdlib get real --part chaosnli",
+)
 def test_the_real_votes_give_the_known_numbers():
     table = votes.load("chaosnli")
     people, logits = np.stack(table["people"]), torch.tensor(np.stack(table["logits"]))
     kl = lambda T, order=(0, 1, 2): votes.kl(people, soft_targets(logits[:, list(order)], T)).mean()
     assert len(table) == 1569
     assert [round(kl(T), 3) for T in (1, 4, 8)] == [0.706, 0.245, 0.273]
-    assert round(kl(1, (0, 2, 1)), 3) == 1.414                      # read in the published order
+    assert round(kl(1, (0, 2, 1)), 3) == 1.414  # read in the published order
     smoothed = 0.3 * np.eye(3)[table["label"]] + 0.7 / 3
     assert round(votes.kl(people, smoothed).mean(), 3) == 0.249

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from . import results
-from .stored import Missing, Stored
 from .claims import CLAIMS, Ask, Evidence
+from .stored import Missing, Stored
 
 SUPPORTED, NOT, UNTESTED = "supported", "not supported", "not tested here"
 # What "severely" and "fails" mean, in points, unless the reader says otherwise.

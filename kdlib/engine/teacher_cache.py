@@ -91,8 +91,8 @@ def build(
         "classes": None if topk else teacher.config.num_labels,
         "seconds": round(seconds, 2),
         "versions": versions(),
+        **_measure(folder, len(shards), key.get("temperatures", [])),
     }
-    manifest |= _measure(folder, len(shards), key.get("temperatures", []))
     # last of all: a folder with a manifest is a finished cache
     write_json(folder / "manifest.json", manifest)
     return TeacherCache(folder)

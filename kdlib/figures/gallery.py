@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from .. import paths
-from ..paths import did_you_mean, write_json
 from ..course.stored import Missing, Stored
+from ..paths import did_you_mean, write_json
 from . import drawing
 from .drawing import FORMATS, table_of
 from .slides import FIGURES

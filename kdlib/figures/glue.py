@@ -7,9 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..methods import LABELS
 from ..course.results import interval
 from ..course.stored import whole
+from ..methods import LABELS
 from .drawing import (
     Rows,
     again,

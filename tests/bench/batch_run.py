@@ -13,10 +13,9 @@ from pathlib import Path
 import nbformat
 
 from bench.speed import row
-
 from kdlib import batch
-from kdlib.paths import ROOT
 from kdlib.course.run import PARTIAL
+from kdlib.paths import ROOT
 
 TRAINING = """
 from kdlib import glue, models

@@ -32,7 +32,11 @@ def row(name: str, value: str, against: str) -> None:
 def imports() -> None:
     for name, code, budget in (
         ("import kdlib", "import kdlib", f"budget {BUDGET['import kdlib']} s"),
-        ("import kdlib.figures, kdlib.course.results", "import kdlib.figures, kdlib.course.results", "no torch"),
+        (
+            "import kdlib.figures, kdlib.course.results",
+            "import kdlib.figures, kdlib.course.results",
+            "no torch",
+        ),
     ):
         bare, full = (
             best(lambda c=c: subprocess.run([sys.executable, "-c", c], check=True), 5)

@@ -4,7 +4,6 @@ import torch
 
 from .common import array, call, number, question, variants
 
-
 MATRIX = torch.tensor(
     [
         [0.9, -0.35, 0.2, 0.05, 0.03, -0.02, 0.01, 0.016],
