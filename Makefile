@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python
 export PYTHONNOUSERSITE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install course lab test test-all test-newest figures real bench notebooks clean
+.PHONY: help install course lab lint test test-all test-newest figures real bench notebooks clean
 help:
 	@echo "make course     the notebooks, headless       make lab      JupyterLab with the course"
 	@echo "make test       the tests                      make test-all the slow rest"
@@ -32,8 +32,12 @@ course: install
 lab: install
 	$(VENV)/bin/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: install
+test: install lint
 	$(RUN) -m kdlib test
+
+lint: install
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
 
 test-all: install
 	$(RUN) -m kdlib test --slow
