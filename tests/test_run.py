@@ -34,7 +34,7 @@ def typed(monkeypatch, tmp_path):
         "defaults: {rows: 8, rate: 0.5, name: abc, shuffle: true}\n"
         "smoke: {rows: 2}\nlaptop:\nlab: {rate: 1}\nfull: {rate: 2e-5}\n"
     )
-    monkeypatch.setattr(runs.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
     return lambda profile="smoke", **parameters: runs.settings_of("typed", profile, **parameters)
 
 
