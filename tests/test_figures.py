@@ -14,6 +14,7 @@ import pytest
 
 from kdlib import figures, gallery, results
 from kdlib import paths as runs
+from kdlib.course import stored as stored_records
 from kdlib.figures import drawing, slides
 from kdlib.paths import write_json
 
@@ -63,7 +64,8 @@ def test_every_figure_names_its_notebook_and_says_what_it_shows():
 
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
-    for module in (results, runs):
+    monkeypatch.setattr(results, "DATA", tmp_path / "data")
+    for module in (stored_records, runs):
         monkeypatch.setattr(module, "DATA", tmp_path / "data")
         monkeypatch.setattr(module, "ROOT", tmp_path)
     table = pd.DataFrame(
@@ -126,7 +128,8 @@ def test_redraw(stored):
 
 
 def test_redraw_without_any_stored_table(tmp_path, monkeypatch):
-    for module in (results, runs):
+    monkeypatch.setattr(results, "DATA", tmp_path / "data")
+    for module in (stored_records, runs):
         monkeypatch.setattr(module, "DATA", tmp_path / "data")
         monkeypatch.setattr(module, "ROOT", tmp_path)
     assert figures.redraw(tmp_path / "new" / "out")["files"].str.len().sum() == 0

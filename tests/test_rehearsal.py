@@ -73,14 +73,6 @@ def repositories(number: str) -> set[str]:
 # -- quick: what the rehearsal rests on ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", SHORT)
-def test_every_setting_of_a_profile_is_a_parameter(number):
-    """A user of a cluster changes no file of the course to run a notebook his way."""
-    path = batch.notebook_path(number)
-    declared = batch.declared_parameters(path, path.stat().st_mtime_ns)
-    assert set(settings_in_full(number)) - set(declared) == set()
-
-
 def test_each_repository_of_full_has_a_stand_in():
     named = set().union(*map(repositories, SHORT))
     assert named <= set(stub_repos.BUILDERS)

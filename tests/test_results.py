@@ -11,6 +11,7 @@ import pytest
 
 from kdlib import results
 from kdlib.course import statistics
+from kdlib.course import stored as stored_records
 from kdlib.paths import write_json
 
 NOTEBOOK = "04_distilbert_mnli"
@@ -41,8 +42,9 @@ def put(root, name: str, value: dict):
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
     """data/results of the course, in a temporary folder."""
-    monkeypatch.setattr(results, "DATA", tmp_path / "data")
-    monkeypatch.setattr(results, "ROOT", tmp_path)
+    for module in (results, stored_records):
+        monkeypatch.setattr(module, "DATA", tmp_path / "data")
+    monkeypatch.setattr(stored_records, "ROOT", tmp_path)
     return tmp_path / "data" / "results"
 
 
