@@ -9,6 +9,8 @@ import click
 
 from . import options
 
+MOST_TEST_PROCESSES = 4  # each holds a torch of its own, and up to 2 GB
+
 
 @click.command()
 @click.argument("notebooks", nargs=-1)
@@ -194,7 +196,20 @@ def test(slow) -> int:
     from ..paths import ROOT
 
     which = "slow" if slow else "not slow"
-    return subprocess.run([sys.executable, "-m", "pytest", "-m", which], cwd=ROOT).returncode
+    # A process takes a whole file: what its tests share (a Slurm, a taught teacher) is made once.
+    at_once = min(os.cpu_count() or 1, MOST_TEST_PROCESSES)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        which,
+        "-n",
+        str(at_once),
+        "--dist",
+        "loadfile",
+    ]
+    return subprocess.run(command, cwd=ROOT).returncode
 
 
 COMMANDS = (figures, store, get, bench, doctor, test)
