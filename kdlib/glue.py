@@ -118,6 +118,7 @@ def check(data, task: Task, where: str) -> None:
         )
     if len(data) == 0:
         raise ValueError(f"{where} is empty")
+    _check_types(data, task, where)
     labels = np.asarray(data["label"])
     is_wrong = (labels < 0) | (labels >= len(task.labels))
     if is_wrong.any():
@@ -133,6 +134,24 @@ def check(data, task: Task, where: str) -> None:
         raise ValueError(
             f"{where}: the classes are {names}, {task.name} has {list(task.labels)} in this order"
         )
+
+
+def _check_types(data, task: Task, where: str) -> None:
+    """ValueError for a column of another type, or with a row that is empty (null)."""
+    for name in (*task.columns, "label"):
+        column = data.data.column(name)
+        if column.null_count:
+            raise ValueError(
+                f"{where}: the column {name} has {column.null_count} rows without a value"
+            )
+        dtype = str(column.type)
+        wanted = "whole numbers" if name == "label" else "text"
+        fits = "int" in dtype if name == "label" else "string" in dtype
+        if not fits:
+            classes = f", {task.labels[0]} is 0" if name == "label" else ""
+            raise ValueError(
+                f"{where}: the column {name} must hold {wanted}{classes}; this one has type {dtype}"
+            )
 
 
 def encode(data, tokenizer, task: Task, *, max_length: int = 128, keep: tuple[str, ...] = ()):

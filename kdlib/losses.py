@@ -194,8 +194,10 @@ def _divergence(student: Tensor, teacher: Tensor, divergence: str, beta: float) 
         return _kl(teacher, student)
     if divergence == "reverse_kl":
         return _kl(student, teacher)
-    middle = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
-    return beta * _kl(teacher, middle) + (1 - beta) * _kl(student, middle)
+    if divergence == "jsd":
+        middle = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+        return beta * _kl(teacher, middle) + (1 - beta) * _kl(student, middle)
+    raise NotImplementedError(f"{divergence} stands in DIVERGENCES and has no branch here")
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:

@@ -61,17 +61,21 @@ def for_rows(
         return logits, 0.0, temperature
     if method == "label_smoothing":
         return np.zeros_like(logits), smoothing, 1.0
+    if method == "kd":
+        return logits, alpha, temperature
     random = np.random.default_rng(seed)
     if method == "shuffled":
         ranked = np.argsort(-logits, axis=1)
         wrong_classes = ranked[:, 1:]  # the first is the top class: it stays where it is
         wrong_logits = np.take_along_axis(logits, wrong_classes, 1)
         np.put_along_axis(logits, wrong_classes, random.permuted(wrong_logits, axis=1), 1)
-    if method == "shuffled_doubt":
+    elif method == "shuffled_doubt":
         top_class = logits.argmax(1)
         for name in np.unique(top_class):
             rows = np.flatnonzero(top_class == name)
             logits[rows] = logits[random.permutation(rows)]
+    else:
+        raise NotImplementedError(f"{method} stands in FOR_ROWS and has no branch here")
     return logits, alpha, temperature
 
 
@@ -101,7 +105,9 @@ def for_tokens(
             return _shuffle_wrong_tokens(answers, random)
 
         return shuffled, alpha, temperature
-    return None, alpha, temperature
+    if method == "kd":
+        return None, alpha, temperature
+    raise NotImplementedError(f"{method} stands in FOR_TOKENS and has no branch here")
 
 
 def _uniform(answers, student_logits):

@@ -142,7 +142,7 @@ def test_equals_the_dense_loss(data, divergence, teacher_is, biased, dtype):
 
 
 @pytest.mark.parametrize(
-    "divergence, beta", [("forward_kl", 0.5), ("reverse_kl", 0.5), ("jsd", 0.3)]
+    "divergence, beta", [(name, 0.3 if name == "jsd" else 0.5) for name in DIVERGENCES]
 )
 @pytest.mark.parametrize("teacher_is", ["hidden", "logits", "topk", "none"])
 def test_gradients(divergence, beta, teacher_is):

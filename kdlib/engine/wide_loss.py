@@ -49,6 +49,8 @@ SCRATCH = 128_000_000
 CPU_CACHE = 600_000
 # On a GPU: enough work for a kernel.
 GPU_CACHE = 16_000_000
+# Arrays as wide as the vocabulary that a divergence's slope holds at once; 2 unless named here.
+ARRAYS_AT_WORK = {"jsd": 4}
 # `losses` counts no log-probability below -FLOOR.
 FLOOR = 1e4
 
@@ -155,7 +157,7 @@ def _plan(
 ) -> Plan:
     device = hidden.device.type
     unheard = torch.tensor(list(ce_only), device=targets.device, dtype=targets.dtype)
-    arrays_at_work = 4 if settings["divergence"] == "jsd" else 2
+    arrays_at_work = ARRAYS_AT_WORK.get(settings["divergence"], 2)
     return Plan(
         teacher=teacher,
         targets=targets,
@@ -477,7 +479,9 @@ def _to_slope(student: Tensor, teacher: Tensor, free: Tensor, plan: Plan) -> Ten
         kd = _row_sum(torch.mul(difference, q, out=teacher))
         student.sub_(kd).mul_(q)
         return kd
-    return _jsd_slope(student, teacher, free, plan.beta)
+    if plan.divergence == "jsd":
+        return _jsd_slope(student, teacher, free, plan.beta)
+    raise NotImplementedError(f"{plan.divergence} has no derivative here: write its slope")
 
 
 def _forward_slope(student: Tensor, teacher: Tensor, free: Tensor) -> Tensor:
