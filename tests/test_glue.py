@@ -309,3 +309,22 @@ def test_a_damaged_file_is_named(tmp_path, damage, sentence):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ValueError, match=f"train-00000-of-00001.parquet.* {sentence}|{sentence}"):
         glue.load("mnli", tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    "column, values, said",
+    [
+        ("label", ["entailment"] * 3, "column label must hold whole numbers, entailment is 0"),
+        ("label", [0.0, 0.5, 1.0], "column label must hold whole numbers.*type double"),
+        ("label", [0, None, 2], "column label has 1 rows without a value"),
+        ("premise", ["a", None, "c"], "column premise has 1 rows without a value"),
+        ("hypothesis", [1, 2, 3], "column hypothesis must hold text; this one has type int64"),
+    ],
+    ids=["text", "fractions", "no label", "no sentence", "numbers"],
+)
+def test_a_column_of_another_type_is_refused_by_name(tmp_path, column, values, said):
+    rows = {"premise": ["a", "b", "c"], "hypothesis": ["d", "e", "f"], "label": [0, 1, 2]}
+    data = datasets.Dataset.from_dict(rows | {column: values})
+    data.to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
+    with pytest.raises(ValueError, match=said):
+        glue.load("mnli", tmp_path, "train")
