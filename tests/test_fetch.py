@@ -270,7 +270,7 @@ def test_fetched_once_and_read_offline_in_another_process(tmp_path):
             "HF_DATASETS_CACHE": str(tmp_path / "rows"),
             "PYTHONPATH": str(ROOT),
         }
-        get = [sys.executable, "-m", "kdlib", "get", "full", "03"]
+        get = [sys.executable, "-m", "kdlib", "get", "full", "03", "-p", "student=teacher"]
         done = subprocess.run(get, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert {r for r, _ in server.downloads()} == {stub_repos.MNLI_TEACHER, stub_repos.GLUE}
