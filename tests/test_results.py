@@ -477,6 +477,13 @@ def test_the_versions_that_move_a_number():
     assert 0.01 < results.peak_memory_gb() < 100
 
 
+def test_a_child_does_not_count_what_its_parent_held():
+    held = np.ones(100_000_000)  # 0.8 GB, in this process
+    code = "from kdlib.engine.provenance import peak_memory_gb; print(peak_memory_gb())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(told.stdout) < held.nbytes / 1e9 / 2
+
+
 def test_an_interval_is_students(fresh_runs):
     from scipy import stats
 

@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 from ..paths import ROOT
 
@@ -39,6 +41,12 @@ def _git(*arguments: str) -> subprocess.CompletedProcess:
 
 def peak_memory_gb() -> float:
     """The most memory this process has held, in GB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux: `ru_maxrss` begins with what the *parent* held when it started this process
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if peak:
+            return int(peak[1]) * 1024 / 1e9
     try:
         import resource
     except ImportError:  # Windows
