@@ -1,12 +1,15 @@
-"""Tokenizers that speak Llama 3's chat format.
+"""Tokenizers for a chat, and the end token of a translation.
 
-There is Meta's own vocabulary, a small word-level one, and the end token of a translation for both.
+Two chat formats are known: Llama 3's, and ChatML (SmolLM2, Qwen and others). What a turn looks like
+stands in the tokenizer's own template. Three Llama 3 tokenizers can be made here: Meta's own, and a
+small word-level one.
 """
 
 import copy
 import json
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from transformers import AddedToken, PreTrainedTokenizerFast
 
@@ -17,6 +20,22 @@ BEGIN = "<|begin_of_text|>"
 END_OF_TEXT = "<|end_of_text|>"
 HEADER, HEADER_ENDS = "<|start_header_id|>", "<|end_header_id|>"
 RESERVED, UNKNOWN = "<|reserved_special_token_0|>", "<|unk|>"
+
+
+class ChatFormat(NamedTuple):
+    """The tokens of a chat format that a translator's text needs by name."""
+
+    name: str
+    turn_end: str  # every turn ends with it
+    pad: str  # never the turn's end: a collator masks padding, and the end must be learnt
+    reserved: str  # a token that no text uses, with a row in every model of this family
+    other_ends: tuple[str, ...]  # a model may also stop at these
+
+
+LLAMA3 = ChatFormat("Llama 3", EOT, PAD, RESERVED, (END_OF_TEXT, "<|eom_id|>"))
+CHATML = ChatFormat("ChatML", "<|im_end|>", "<|endoftext|>", "<empty_output>", ("<|endoftext|>",))
+
+
 # Llama 3.2's template prints today's date unless told otherwise: prompts would drift.
 DATE = "31 Mar 2025"
 SYSTEM = (
@@ -47,34 +66,53 @@ Today Date: " + date_string + "\\n\\n" }}
 {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"""
 
 
+def chat_format(tokenizer) -> ChatFormat:
+    """Which of the two formats a tokenizer speaks; ValueError where it speaks neither."""
+    for known in (LLAMA3, CHATML):
+        if token_id(tokenizer, known.turn_end) is not None:
+            return known
+    ends = " nor ".join(known.turn_end for known in (LLAMA3, CHATML))
+    raise ValueError(
+        f"this tokenizer has neither {ends}: it speaks neither Llama 3's chat format (3.1 and "
+        "later) nor ChatML, and other formats are not known here"
+    )
+
+
 def with_end_token(tokenizer, how: str = "new"):
-    """A copy of a Llama 3 tokenizer that knows `<|end_of_translation|>` as one special token.
+    """A copy of a chat tokenizer that knows `<|end_of_translation|>` as one special token.
 
     It pads with a token of its own, and has a chat template. how: "new" appends a token, so that
-    models need a new row (`models.add_end_token`); "reserved" renames
-    `<|reserved_special_token_0|>`, whose row every Llama 3 has: no resize. ValueError for a
-    tokenizer that is not one of Llama 3's.
+    models need a new row (`models.add_end_token`); "reserved" renames a token that no text uses,
+    whose row every model of the family has: no resize. ValueError for a tokenizer of another chat
+    format, or without the tokens that are needed.
     """
     if how not in ("new", "reserved"):
         raise ValueError(f"how must be new or reserved, not {how!r}")
+    form = chat_format(tokenizer)
     knows_end = token_id(tokenizer, END) is not None
-    needed = [BEGIN, EOT, PAD]
+    needed = [form.turn_end, form.pad]
+    if form is LLAMA3:
+        needed.append(BEGIN)
     if how == "reserved" and not knows_end:
-        needed.append(RESERVED)
+        needed.append(form.reserved)
     missing = [token for token in needed if token_id(tokenizer, token) is None]
     if missing:
         raise ValueError(
-            f"this tokenizer has no {', '.join(missing)}: it is not one of Llama 3's "
-            "(3.1 and later have all three)"
+            f"this tokenizer has no {', '.join(missing)}, though it speaks {form.name}: "
+            "Llama's 3.1 and later have all that is needed, and so has SmolLM2's"
+        )
+    if form is not LLAMA3 and not tokenizer.chat_template:
+        raise ValueError(
+            f"this tokenizer speaks {form.name} and brings no chat template: take one of a model "
+            "that was tuned for chats (its name often ends with -Instruct)"
         )
     tokenizer = copy.deepcopy(tokenizer)
     if not knows_end and how == "new":
         end = AddedToken(END, normalized=False, special=True)
         tokenizer.add_tokens([end], special_tokens=True)
     elif not knows_end:
-        _rename(tokenizer, RESERVED, END)
-    # Padding is never eos: a collator masks padding, so the model would never learn to stop.
-    tokenizer.pad_token = PAD
+        _rename(tokenizer, form.reserved, END)
+    tokenizer.pad_token = form.pad
     tokenizer.padding_side = "right"
     tokenizer.chat_template = tokenizer.chat_template or TEMPLATE
     end_token_id(tokenizer)  # raises where it is not one token
@@ -107,8 +145,9 @@ def end_token_id(tokenizer, token: str = END) -> int:
 def token_id(tokenizer, token: str) -> int | None:
     """The id of a token, None where the tokenizer does not know it."""
     number = tokenizer.convert_tokens_to_ids(token)
-    # Of an unknown token the library gives the unknown token's id.
-    return None if number is None or number == tokenizer.unk_token_id else number
+    # Of a token that it does not know the library gives the unknown token's id.
+    is_unknown = number == tokenizer.unk_token_id and token != tokenizer.unk_token
+    return None if number is None or is_unknown else number
 
 
 # -- two tokenizers --------------------------------------------------------------------------------

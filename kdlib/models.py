@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .chat import EOT, end_token_id
+from .chat import chat_format, end_token_id
 from .engine import hub
 from .engine.agreement import (  # noqa: F401  (a notebook names them models.…)
     LabelOrder,
@@ -330,7 +330,8 @@ def add_end_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         assert was_tied == _is_tied(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = [end, tokenizer.convert_tokens_to_ids(EOT)]
+    turn_end = tokenizer.convert_tokens_to_ids(chat_format(tokenizer).turn_end)
+    model.generation_config.eos_token_id = [end, turn_end]
     return model
 
 

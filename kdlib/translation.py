@@ -9,6 +9,8 @@ One training text is a chat of three turns, and only the last one is learnt:
     system: you are a professional translator …
     user: Hello
     assistant: Bonjour<|end_of_translation|><|eot_id|>
+
+How the turns are written is the tokenizer's own template's business (Llama 3's, or ChatML).
 """
 
 import difflib
@@ -29,6 +31,7 @@ from .chat import (  # noqa: F401  (a notebook names them translation.…)
     PAD,
     RESERVED,
     SYSTEM,
+    chat_format,
     end_token_id,
     llama3_tokenizer,
     small_tokenizer,
@@ -43,7 +46,6 @@ from .engine.pairs import SPECIAL, Pairs, load  # noqa: F401
 IGNORED = -100
 PAIRS_AT_A_TIME = 1000  # tokenised together
 UNLIMITED = 1 << 30  # the window of a model that names none
-OTHER_ENDS = ("<|end_of_text|>", "<|eom_id|>")  # a turn may end with these, too
 
 
 def tokenizer(source: str | Path, end_token: str = "reserved"):
@@ -75,7 +77,9 @@ def prompt(
 ) -> str:
     """Everything up to the translation's first character.
 
-    shots: worked (English, French) examples, as turns before it.
+    shots: worked (English, French) examples, as turns before it. system: what the first turn says.
+    It may be empty: a fine-tuned translator needs no instruction, and each token of one is paid for
+    in every row. The turn itself stays, or the template would fill in a text of its own.
     """
     for text in (source, *(side for pair in shots for side in pair)):
         _refuse_bad_source(text)
@@ -100,25 +104,32 @@ def _refuse_bad_source(text: str) -> None:
         )
 
 
-def training_text(tokenizer, source: str, target: str) -> tuple[str, int]:
+def training_text(tokenizer, source: str, target: str, *, system: str = SYSTEM) -> tuple[str, int]:
     """The text of one pair, and the character at which the part to learn begins.
 
-    That part is the target, the end token and `<|eot_id|>`.
+    That part is the target, the end token and the token that ends a turn.
     """
     if not target.strip() or SPECIAL.search(target):
         raise ValueError(f"a target must be text without special tokens, not {target!r}")
-    start = prompt(tokenizer, source)
-    return start + target.strip() + END + EOT, len(start)
+    start = prompt(tokenizer, source, system=system)
+    return start + target.strip() + END + chat_format(tokenizer).turn_end, len(start)
 
 
-def encode(pairs, tokenizer, *, max_length: int = 256, keep: tuple[str, ...] = ()):
+def encode(
+    pairs,
+    tokenizer,
+    *,
+    max_length: int = 256,
+    keep: tuple[str, ...] = (),
+    system: str = SYSTEM,
+):
     """(rows, report): `input_ids` and `labels` of each pair, unpadded.
 
     Labels are the ids, not shifted, -100 on the prompt. Prompt and target are told apart in one
     tokenisation of the whole text, by each token's place in it: two tokenisations put side by side
     can differ at the seam. A text longer than max_length loses the end of its *source*; the target
     and its end stay whole. A pair that does not fit even without source is dropped.
-    keep: columns of `pairs` that come along.
+    keep: columns of `pairs` that come along. system: see `prompt`.
     report: counts of rows, `cut`, `dropped`, and of tokens, `prompt` and `learnt`.
     ValueError for an empty side and when every target is too long.
     """
@@ -131,11 +142,13 @@ def encode(pairs, tokenizer, *, max_length: int = 256, keep: tuple[str, ...] = (
     parts = []
     for start in range(0, len(pairs), PAIRS_AT_A_TIME):
         batch = pairs[start : start + PAIRS_AT_A_TIME]
-        part = datasets.Dataset.from_dict(_encode(batch, tokenizer, max_length, keep, report))
+        texts = _training_texts(batch, tokenizer, system)
+        columns = _encode(batch, texts, tokenizer, max_length, keep, report)
+        part = datasets.Dataset.from_dict(columns)
         if len(part):
             parts.append(part.cast_column("input_ids", int32).cast_column("labels", int32))
     if not parts:
-        shortest = _count_tokens(tokenizer, prompt(tokenizer, "a"))
+        shortest = _count_tokens(tokenizer, prompt(tokenizer, "a", system=system))
         raise ValueError(
             f"no pair fits into max_length={max_length} tokens; the prompt alone takes {shortest}"
         )
@@ -146,14 +159,24 @@ def _count_tokens(tokenizer, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _encode(
-    batch: dict, tokenizer, max_length: int, keep: tuple[str, ...], report: Counter
-) -> dict[str, list]:
-    """Columns of the pairs that fit; `report` counts them."""
-    columns = {"input_ids": [], "labels": [], **{name: [] for name in keep}}
-    for english, french in zip(batch["en"], batch["fr"]):
+def _training_texts(batch: dict, tokenizer, system: str) -> list[tuple[str, int]]:
+    pairs = list(zip(batch["en"], batch["fr"]))
+    for english, french in pairs:
         _refuse_empty_side(english, french)
-    texts = [training_text(tokenizer, *pair) for pair in zip(batch["en"], batch["fr"])]
+    return [training_text(tokenizer, *pair, system=system) for pair in pairs]
+
+
+def _encode(
+    batch: dict,
+    texts: list[tuple[str, int]],
+    tokenizer,
+    max_length: int,
+    keep: tuple[str, ...],
+    report: Counter,
+) -> dict[str, list]:
+    """Columns of the pairs that fit; `report` counts them. texts: of `training_text`."""
+    columns = {"input_ids": [], "labels": [], **{name: [] for name in keep}}
+    turn_end = chat_format(tokenizer).turn_end
     tokens = tokenizer(
         [text for text, _ in texts], add_special_tokens=False, return_offsets_mapping=True
     )
@@ -162,8 +185,8 @@ def _encode(
         first = _first_target_token(spans, text, begin)
         tokens_over = len(ids) - max_length
         if tokens_over > 0:
-            source = batch["en"][i].strip()
-            stop = _end_of_source(tokenizer, ids, first)
+            source = batch["en"][i].strip() + turn_end
+            stop = _end_of_source(tokenizer.convert_tokens_to_ids(turn_end), ids, first)
             if tokens_over > stop - 1 - _first_source_token(spans, text, source, begin):
                 report["dropped"] += 1  # not even one token of the source would stay
                 continue
@@ -199,14 +222,14 @@ def _first_target_token(spans: list[tuple[int, int]], text: str, begin: int) -> 
     return first
 
 
-def _end_of_source(tokenizer, ids: list[int], first: int) -> int:
-    """The token that ends the user's turn: the last `<|eot_id|>` before the target."""
-    eot = tokenizer.convert_tokens_to_ids(EOT)
-    return next(i for i in range(first - 1, 0, -1) if ids[i] == eot)
+def _end_of_source(turn_end: int, ids: list[int], first: int) -> int:
+    """The place of the token that ends the user's turn: the last `turn_end` before the target."""
+    return next(i for i in range(first - 1, 0, -1) if ids[i] == turn_end)
 
 
 def _first_source_token(spans: list[tuple[int, int]], text: str, source: str, begin: int) -> int:
-    character = text.rindex(source + EOT, 0, begin)
+    """source: with the token that ends its turn."""
+    character = text.rindex(source, 0, begin)
     return next(i for i, (_, end) in enumerate(spans) if end > character)
 
 
@@ -218,7 +241,8 @@ class Collator:
     """
 
     def __init__(self, tokenizer):
-        ends = (tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([EOT]))
+        turn_end = chat_format(tokenizer).turn_end
+        ends = (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(turn_end))
         if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
             raise ValueError(
                 f"the pad token must be one of its own, not {tokenizer.pad_token!r}: "
@@ -269,6 +293,7 @@ def translate(
     max_new_tokens: int = 0,
     shots: list[tuple[str, str]] = (),
     beams: int = 1,
+    system: str = SYSTEM,
 ) -> Translations:
     """Translate English sentences: greedy, or with `beams`.
 
@@ -276,7 +301,7 @@ def translate(
     all prompts begin with (most of a short sentence's prompt) is read once for all sentences.
     A translation ends at the end token or where the turn ends. One that never ends is cut off at
     max_new_tokens (0: twice its batch's longest source and 32 more) and reported.
-    ValueError for an empty sentence and one that leaves no room.
+    shots, system: see `prompt`. ValueError for an empty sentence and one that leaves no room.
     """
     least = {"batch_size": 1, "max_new_tokens": 0, "beams": 1}
     given = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "beams": beams}
@@ -285,11 +310,12 @@ def translate(
             raise ValueError(f"{name} must be a whole number from {least[name]} on, not {count!r}")
 
     began = time.perf_counter()
-    prompts = [prompt(tokenizer, sentence, shots=shots) for sentence in sentences]
+    turns = {"shots": shots, "system": system}
+    prompts = [prompt(tokenizer, sentence, **turns) for sentence in sentences]
     asked = tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
     window = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
     _refuse_too_long(asked, window)
-    overhead = _count_tokens(tokenizer, prompt(tokenizer, "a", shots=shots))
+    overhead = _count_tokens(tokenizer, prompt(tokenizer, "a", **turns))
 
     def limit(width: int) -> int:
         return min(max_new_tokens or 2 * (width - overhead) + 32, window - width)
@@ -315,7 +341,8 @@ def _refuse_too_long(asked: list[list[int]], window: int) -> None:
 
 def _stop_ids(tokenizer) -> list[int]:
     """The end token first, then whatever else ends a turn in this vocabulary."""
-    others = [token_id(tokenizer, token) for token in (EOT, *OTHER_ENDS)]
+    form = chat_format(tokenizer)
+    others = [token_id(tokenizer, token) for token in (form.turn_end, *form.other_ends)]
     return [end_token_id(tokenizer), *(one for one in others if one is not None)]
 
 

@@ -12,6 +12,9 @@ the shipped one's place.
         a 4-layer Llama from scratch on the embedded MiniParl
     python -m kdlib.course.teachers europarl
         a small Llama with Llama 3's vocabulary on real Europarl (50 MB); none ships
+    python -m kdlib.course.teachers smollm2
+        SmolLM2-135M (a pretrained Llama) on 20,000 real Europarl pairs, two hours on two cores. Its
+        weights (540 MB) lie in runs/teacher_smollm2; only its answers to training pairs ship
     python -m kdlib.course.teachers mnli
         MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship. The weights (90 MB) lie
         in runs/teacher_mnli, where notebook 08 finds them, and its logits beside them
@@ -26,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import glue, models
+from .. import chat, glue, models
 from ..engine.provenance import versions
 from ..paths import DATA, ROOT
 from ..trainer import DistillationArguments, DistillationTrainer, teacher_logits
@@ -62,10 +65,13 @@ REAL = {
     "max_length": 128,
     "seed": 0,
 }
-# The Llamas from scratch. rows and evaluated: 0 takes all; tokenizer: "" trains one on the rows.
+# The Llamas. body: the pretrained one to begin with, "" for one from scratch. rows and evaluated: 0
+# takes all; tokenizer: "" is the body's, or one trained on the rows; system: the chat's first turn.
 TRANSLATORS = {
     "miniparl": {
         "source": "data/miniparl",
+        "body": "",
+        "system": chat.SYSTEM,
         "tokenizer": "",
         "rows": 0,
         "evaluated": 0,
@@ -84,6 +90,8 @@ TRANSLATORS = {
     },
     "europarl": {
         "source": "Helsinki-NLP/europarl",
+        "body": "",
+        "system": chat.SYSTEM,
         "tokenizer": "llama-models",
         "rows": 8000,
         "evaluated": 200,
@@ -96,6 +104,20 @@ TRANSLATORS = {
         "initializer_range": 0.1,
         "epochs": 1,
         "learning_rate": 2e-3,
+        "batch_size": 16,
+        "max_length": 192,
+        "seed": 0,
+    },
+    "smollm2": {
+        "source": "Helsinki-NLP/europarl",
+        "body": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "system": "",
+        "tokenizer": "",
+        "rows": 20000,
+        "evaluated": 500,
+        "max_words": 20,
+        "epochs": 1,
+        "learning_rate": 2e-4,
         "batch_size": 16,
         "max_length": 192,
         "seed": 0,
@@ -224,8 +246,8 @@ def _about(trainer: DistillationTrainer, start: float) -> dict:
 
 
 def train_translator(corpus: str, out: Path, scratch: Path) -> None:
-    """A Llama from scratch on sentence pairs, with the whole prompt; weights, tokenizer and
-    `teacher.json` go to `out`.
+    """A Llama on sentence pairs, pretrained or from scratch; weights, tokenizer and `teacher.json`
+    go to `out`.
 
     Its end token is a reserved one: student and teacher share a vocabulary, and nothing is resized.
     """
@@ -236,11 +258,12 @@ def train_translator(corpus: str, out: Path, scratch: Path) -> None:
     set_seed(settings["seed"])
     length = settings["max_length"]
     pairs = _pairs(settings)
-    tokenizer = _translators_tokenizer(settings["tokenizer"], pairs["train"])
-    sizes = {name: settings[name] for name in LLAMA_SIZES}
-    teacher = models.tiny_llama(len(tokenizer), tokenizer=tokenizer, max_length=length, **sizes)
-    rows, _ = translation.encode(pairs["train"], tokenizer, max_length=length)
-    validation, _ = translation.encode(pairs["validation"], tokenizer, max_length=length)
+    tokenizer = _translators_tokenizer(settings, pairs["train"])
+    teacher = _untrained_translator(settings, tokenizer)
+    rows, validation = (
+        translation.encode(pairs[split], tokenizer, max_length=length, system=settings["system"])[0]
+        for split in ("train", "validation")
+    )
     trainer = DistillationTrainer(
         models.add_end_token(teacher, tokenizer),
         _arguments(scratch, settings),
@@ -250,7 +273,9 @@ def train_translator(corpus: str, out: Path, scratch: Path) -> None:
     )
     trainer.fit()
     about = settings | {"rows": len(rows)}
-    bleu = {f"{split}_bleu": _bleu(trainer, tokenizer, pairs[split]) for split in EVALUATED}
+    bleu = {}
+    for split in EVALUATED:
+        bleu[f"{split}_bleu"] = _bleu(trainer, tokenizer, pairs[split], settings["system"])
     about |= {"perplexity": trainer.evaluate()["eval_perplexity"]} | _about(trainer, start) | bleu
     _save(out, trainer.model, tokenizer, about)
     print(
@@ -274,19 +299,29 @@ def _pairs(settings: dict) -> dict:
     return pairs
 
 
-def _translators_tokenizer(name: str, train):
-    from .. import chat, translation
+def _translators_tokenizer(settings: dict, train):
+    from .. import translation
 
-    if name:
-        return translation.tokenizer(name)
+    named = settings["tokenizer"] or settings["body"]
+    if named:
+        return translation.tokenizer(named)
     texts = (text for side in ("en", "fr") for text in train[side])
     return chat.with_end_token(chat.small_tokenizer(texts), "reserved")
 
 
-def _bleu(trainer: DistillationTrainer, tokenizer, pairs) -> float:
+def _untrained_translator(settings: dict, tokenizer):
+    if settings["body"]:
+        return models.load_causal(settings["body"])
+    sizes = {name: settings[name] for name in LLAMA_SIZES}
+    return models.tiny_llama(
+        len(tokenizer), tokenizer=tokenizer, max_length=settings["max_length"], **sizes
+    )
+
+
+def _bleu(trainer: DistillationTrainer, tokenizer, pairs, system: str) -> float:
     from .. import scores, translation
 
-    translations = translation.translate(trainer.model, tokenizer, list(pairs["en"]))
+    translations = translation.translate(trainer.model, tokenizer, list(pairs["en"]), system=system)
     return scores.bleu(translations.texts, list(pairs["fr"])).value
 
 
@@ -400,8 +435,8 @@ def place_of(teacher: str, *, shipped: bool = False) -> Path:
     logits = f"{teacher}_logits.safetensors" if teacher in glue.TASKS else ""
     if not shipped:
         return ROOT / "runs" / f"teacher_{teacher}" / logits
-    if teacher == "europarl":
-        raise ValueError("no europarl teacher ships, so there is none to replace")
+    if teacher in ("europarl", "smollm2"):
+        raise ValueError(f"no {teacher} teacher ships, so there is none to replace")
     return DATA / "teachers" / (logits or teacher)
 
 

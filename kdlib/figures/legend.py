@@ -13,7 +13,7 @@ import html as markup
 
 import pandas as pd
 
-from ..chat import EOT
+from ..chat import chat_format
 from ..translation import IGNORED, encode, training_text
 from .llama import PART_LOOKS
 
@@ -38,7 +38,7 @@ def tokens(tokenizer, source: str, target: str, labels: list[int] | None = None)
             f"{len(labels)} labels for {len(ids)} tokens: the mask must be as long as the text"
         )
     # The user's turn, not a word of the system's.
-    source_begin = text.rindex(source.strip() + EOT, 0, begin)
+    source_begin = text.rindex(source.strip() + chat_format(tokenizer).turn_end, 0, begin)
     source_end = source_begin + len(source.strip())
     rows, before = [], 0
     for (start, end), token_id, label in zip(spans, ids, labels):
