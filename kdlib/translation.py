@@ -41,7 +41,7 @@ from .chat import (  # noqa: F401  (a notebook names them translation.…)
 from .engine import deadline
 from .engine.device import at_work
 from .engine.generate import generate, repeats
-from .engine.pairs import SPECIAL, Pairs, load  # noqa: F401
+from .engine.pairs import SPECIAL, Pairs, load, pair_keys  # noqa: F401
 
 IGNORED = -100
 PAIRS_AT_A_TIME = 1000  # tokenised together

@@ -140,14 +140,20 @@ def test_the_command_that_makes_an_embedded_teacher_again(tmp_path, monkeypatch,
     assert models.load(out, labels=teachers.TASK_OF[corpus].labels).config.num_hidden_layers == 1
 
 
-@pytest.mark.parametrize("teacher", ["mini_nli", "mini_qqp", "miniparl", "europarl", "mnli", "qqp"])
+@pytest.mark.parametrize(
+    "teacher", ["mini_nli", "mini_qqp", "miniparl", "europarl", "smollm2", "mnli", "qqp"]
+)
 def test_nothing_that_ships_is_overwritten_unless_one_says_so(teacher, tmp_path, monkeypatch):
     """The recipe that `runs/teacher_…`'s own error names must leave the repository clean."""
     called = []
-    for name in ("train_real", "train_translator", "train_mini"):
-        monkeypatch.setattr(teachers, name, lambda *given: called.append(given))
+    for room, name in (
+        (teachers, "train_real"),
+        (teachers, "train_mini"),
+        (teachers.translators, "train"),
+    ):
+        monkeypatch.setattr(room, name, lambda *given: called.append(given))
     teachers.main([teacher])
-    assert all(not place.is_relative_to(DATA) for place in called[0][1:])
+    assert all(not place.is_relative_to(DATA) for place in called[0][1:] if place)
     assert called[0][1].is_relative_to(teachers.ROOT / "runs" / f"teacher_{teacher}"), (
         "where notebooks look for it"
     )
@@ -158,4 +164,57 @@ def test_nothing_that_ships_is_overwritten_unless_one_says_so(teacher, tmp_path,
             teachers.main([teacher, "--replace"])
     else:
         teachers.main([teacher, "--replace"])
-        assert called[2][1].exists() and called[2][1].parent == DATA / "teachers"
+        assert called[2][1].parent == DATA / "teachers"
+        assert all(not place.is_relative_to(DATA) for place in called[2][2:] if place)
+
+
+def test_a_pretrained_translator_ships_as_answers(tmp_path, monkeypatch):
+    """From a folder with a language model to the files that a student learns from."""
+    import datasets
+    import tiny
+    from test_chatml import chatml_tokenizer
+
+    from kdlib.course import translators
+
+    monkeypatch.setenv("KD_RUNS", str(tmp_path / "runs"))
+    everything = tiny.pairs(36)
+    parts = {
+        name: {side: texts[start:end] for side, texts in everything.items()}
+        for name, start, end in (("train", 0, 24), ("validation", 24, 30), ("test", 30, 36))
+    }
+    tiny.europarl(tmp_path / "rows", **parts)
+    body = tmp_path / "body"
+    tokenizer = chatml_tokenizer()
+    tokenizer.save_pretrained(body)
+    tiny.llama(len(tokenizer), max_length=512).save_pretrained(body)
+    made = dict(source=str(tmp_path / "rows"), body=str(body), rows=16, evaluated=4, max_length=400)
+    monkeypatch.setitem(
+        translators.TRANSLATORS, "smollm2", translators.TRANSLATORS["smollm2"] | made
+    )
+    monkeypatch.setitem(translators.ANSWERED, "rows", 12)
+    monkeypatch.setitem(translators.ANSWERED, "validation", 3)
+    translators.train("smollm2", tmp_path / "out", tmp_path / "scratch", tmp_path / "weights")
+
+    assert translators.is_stored(tmp_path / "out") and not translators.is_stored(body)
+    stored = translators.stored(tmp_path / "out")
+    assert stored.about["rows"] == 16 and "test_bleu" in stored.about
+    assert (len(stored.references), len(stored.translations)) == (15, 12)
+    pairs = translation.load(
+        str(tmp_path / "rows"), "train", max_words=20, among=stored.translations.pairs
+    ).rows
+    own = translators.own_translations(stored, pairs, translation.tokenizer(tmp_path / "weights"))
+    assert list(own["en"]) == list(pairs["en"])
+    # both kinds of rows find their answers, and they are the teacher's
+    teacher = models.load_causal(tmp_path / "weights")
+    tokenizer = models.load_tokenizer(tmp_path / "weights")
+    for texts, answers in ((pairs, stored.references), (own, stored.translations)):
+        rows, _ = translation.encode(texts, tokenizer, max_length=400, system="")
+        told = answers.topk(answers.find(rows.select([2])), 1.0)
+        ids = torch.tensor([rows[2]["input_ids"]])
+        learnt = torch.tensor(rows[2]["labels"])[1:] != -100
+        with torch.no_grad():
+            likeliest = teacher(input_ids=ids).logits[0, :-1][learnt].argmax(-1)
+        assert torch.equal(told.ids[:, 0], likeliest)
+    other = datasets.Dataset.from_dict({"en": ["A new sentence."], "fr": ["Une phrase."]})
+    with pytest.raises(ValueError, match="1 of 1 pairs were not translated by the stored teacher"):
+        translators.own_translations(stored, other, tokenizer)

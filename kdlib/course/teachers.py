@@ -14,7 +14,7 @@ the shipped one's place.
         a small Llama with Llama 3's vocabulary on real Europarl (50 MB); none ships
     python -m kdlib.course.teachers smollm2
         SmolLM2-135M (a pretrained Llama) on 20,000 real Europarl pairs, two hours on two cores. Its
-        weights (540 MB) lie in runs/teacher_smollm2; only its answers to training pairs ship
+        weights (540 MB) lie in runs/teacher_smollm2; what ships are its answers to 6,000 of them
     python -m kdlib.course.teachers mnli
         MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship. The weights (90 MB) lie
         in runs/teacher_mnli, where notebook 08 finds them, and its logits beside them
@@ -29,10 +29,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import chat, glue, models
-from ..engine.provenance import versions
+from .. import glue, models
 from ..paths import DATA, ROOT
-from ..trainer import DistillationArguments, DistillationTrainer, teacher_logits
+from ..trainer import DistillationTrainer, teacher_logits
+from . import recipes, translators
 from .run import set_seed
 
 # The BERTs from scratch: what they share, and what each was given on its validation rows.
@@ -65,68 +65,6 @@ REAL = {
     "max_length": 128,
     "seed": 0,
 }
-# The Llamas. body: the pretrained one to begin with, "" for one from scratch. rows and evaluated: 0
-# takes all; tokenizer: "" is the body's, or one trained on the rows; system: the chat's first turn.
-TRANSLATORS = {
-    "miniparl": {
-        "source": "data/miniparl",
-        "body": "",
-        "system": chat.SYSTEM,
-        "tokenizer": "",
-        "rows": 0,
-        "evaluated": 0,
-        "max_words": 100,
-        "layers": 4,
-        "width": 128,
-        "heads": 4,
-        "kv_heads": 2,
-        "inner": 256,
-        "initializer_range": 0.09,
-        "epochs": 6,
-        "learning_rate": 3e-3,
-        "batch_size": 64,
-        "max_length": 256,
-        "seed": 0,
-    },
-    "europarl": {
-        "source": "Helsinki-NLP/europarl",
-        "body": "",
-        "system": chat.SYSTEM,
-        "tokenizer": "llama-models",
-        "rows": 8000,
-        "evaluated": 200,
-        "max_words": 25,
-        "layers": 4,
-        "width": 96,
-        "heads": 4,
-        "kv_heads": 2,
-        "inner": 192,
-        "initializer_range": 0.1,
-        "epochs": 1,
-        "learning_rate": 2e-3,
-        "batch_size": 16,
-        "max_length": 192,
-        "seed": 0,
-    },
-    "smollm2": {
-        "source": "Helsinki-NLP/europarl",
-        "body": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "system": "",
-        "tokenizer": "",
-        "rows": 20000,
-        "evaluated": 500,
-        "max_words": 20,
-        "epochs": 1,
-        "learning_rate": 2e-4,
-        "batch_size": 16,
-        "max_length": 192,
-        "seed": 0,
-    },
-}
-LLAMA_SIZES = ("layers", "width", "heads", "kv_heads", "inner", "initializer_range")
-EVALUATED = ("validation", "test")
-# Of an evaluation, what `teacher.json` keeps.
-HISTORY = ("epoch", "eval_accuracy", "eval_ce")
 
 
 def train_mini(corpus: str, out: Path, scratch: Path) -> None:
@@ -163,8 +101,8 @@ def train_mini(corpus: str, out: Path, scratch: Path) -> None:
     trainer = _fit(task, teacher, tokenizer, rows, validation, scratch, settings)
     test = glue.encode(test, tokenizer, task, max_length=settings["max_length"])
     about = settings | {"rows": len(rows), "test_accuracy": trainer.evaluate(test)["eval_accuracy"]}
-    about |= _about(trainer, start)
-    _save(out, trainer.model, tokenizer, about)
+    about |= recipes.about(trainer, start)
+    recipes.save(out, trainer.model, tokenizer, about)
     print(
         f"{out}: accuracy {about['accuracy']:.4f} on validation, {about['test_accuracy']:.4f} on "
         f"test, {about['minutes']} minutes"
@@ -185,12 +123,6 @@ def _with_more_rows(corpus: str, train, seeds: list[int]):
     return datasets.concatenate_datasets(parts)
 
 
-def _save(out: Path, model, tokenizer, about: dict) -> None:
-    model.save_pretrained(out, safe_serialization=True)
-    tokenizer.save_pretrained(out)
-    (out / "teacher.json").write_text(json.dumps(about, indent=1) + "\n")
-
-
 def _fit(
     task: glue.Task, teacher, tokenizer, rows, validation, scratch: Path, settings: dict
 ) -> DistillationTrainer:
@@ -200,7 +132,7 @@ def _fit(
     length = settings["max_length"]
     trainer = DistillationTrainer(
         teacher,
-        _arguments(scratch, settings),
+        recipes.arguments(scratch, settings),
         train_dataset=glue.encode(rows, tokenizer, task, max_length=length),
         eval_dataset=glue.encode(validation, tokenizer, task, max_length=length),
         data_collator=glue.collator(tokenizer),
@@ -208,121 +140,6 @@ def _fit(
     )
     trainer.fit()
     return trainer
-
-
-def _arguments(scratch: Path, settings: dict) -> DistillationArguments:
-    return DistillationArguments(
-        str(scratch),
-        alpha=0.0,
-        learning_rate=settings["learning_rate"],
-        num_train_epochs=settings["epochs"],
-        warmup_ratio=0.06,
-        per_device_train_batch_size=settings["batch_size"],
-        per_device_eval_batch_size=min(64, 2 * settings["batch_size"]),
-        seed=settings["seed"],
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
-        logging_steps=25,
-        disable_tqdm=True,
-    )
-
-
-def _about(trainer: DistillationTrainer, start: float) -> dict:
-    """What a reader should know of a teacher: accuracy by epoch, size, minutes and versions."""
-    history = []
-    for entry in trainer.state.log_history:
-        if "eval_accuracy" in entry:
-            history.append({k: round(v, 4) for k, v in entry.items() if k in HISTORY})
-    # what is evaluated after the last epoch is the test's
-    history = history[: int(trainer.args.num_train_epochs)]
-    return {
-        "accuracy": history[-1]["eval_accuracy"],
-        "minutes": round((time.perf_counter() - start) / 60, 1),
-        "history": history,
-        **models.size(trainer.model),
-        "versions": versions(),
-    }
-
-
-def train_translator(corpus: str, out: Path, scratch: Path) -> None:
-    """A Llama on sentence pairs, pretrained or from scratch; weights, tokenizer and `teacher.json`
-    go to `out`.
-
-    Its end token is a reserved one: student and teacher share a vocabulary, and nothing is resized.
-    """
-    from .. import translation
-
-    start = time.perf_counter()
-    settings = dict(TRANSLATORS[corpus])
-    set_seed(settings["seed"])
-    length = settings["max_length"]
-    pairs = _pairs(settings)
-    tokenizer = _translators_tokenizer(settings, pairs["train"])
-    teacher = _untrained_translator(settings, tokenizer)
-    rows, validation = (
-        translation.encode(pairs[split], tokenizer, max_length=length, system=settings["system"])[0]
-        for split in ("train", "validation")
-    )
-    trainer = DistillationTrainer(
-        models.add_end_token(teacher, tokenizer),
-        _arguments(scratch, settings),
-        train_dataset=rows,
-        eval_dataset=validation,
-        data_collator=translation.collator(tokenizer),
-    )
-    trainer.fit()
-    about = settings | {"rows": len(rows)}
-    bleu = {}
-    for split in EVALUATED:
-        bleu[f"{split}_bleu"] = _bleu(trainer, tokenizer, pairs[split], settings["system"])
-    about |= {"perplexity": trainer.evaluate()["eval_perplexity"]} | _about(trainer, start) | bleu
-    _save(out, trainer.model, tokenizer, about)
-    print(
-        f"{out}: BLEU {about['validation_bleu']:.1f} on validation, {about['test_bleu']:.1f} on "
-        f"test, {about['minutes']} minutes"
-    )
-
-
-def _pairs(settings: dict) -> dict:
-    """{split: a data set of sentence pairs}."""
-    from .. import translation
-
-    pairs = {}
-    for split in ("train", *EVALUATED):
-        pairs[split] = translation.load(
-            settings["source"],
-            split,
-            rows=settings["rows" if split == "train" else "evaluated"],
-            max_words=settings["max_words"],
-        ).rows
-    return pairs
-
-
-def _translators_tokenizer(settings: dict, train):
-    from .. import translation
-
-    named = settings["tokenizer"] or settings["body"]
-    if named:
-        return translation.tokenizer(named)
-    texts = (text for side in ("en", "fr") for text in train[side])
-    return chat.with_end_token(chat.small_tokenizer(texts), "reserved")
-
-
-def _untrained_translator(settings: dict, tokenizer):
-    if settings["body"]:
-        return models.load_causal(settings["body"])
-    sizes = {name: settings[name] for name in LLAMA_SIZES}
-    return models.tiny_llama(
-        len(tokenizer), tokenizer=tokenizer, max_length=settings["max_length"], **sizes
-    )
-
-
-def _bleu(trainer: DistillationTrainer, tokenizer, pairs, system: str) -> float:
-    from .. import scores, translation
-
-    translations = translation.translate(trainer.model, tokenizer, list(pairs["en"]), system=system)
-    return scores.bleu(translations.texts, list(pairs["fr"])).value
 
 
 def train_real(task: glue.Task, out: Path, scratch: Path, weights: Path) -> None:
@@ -348,7 +165,7 @@ def train_real(task: glue.Task, out: Path, scratch: Path, weights: Path) -> None
         for encoded in (trainer.train_dataset, trainer.eval_dataset)
     )
     order = models.check_label_order(validation_logits, validation["label"], task.labels)
-    about = settings | _about(trainer, start)
+    about = settings | recipes.about(trainer, start)
     about["accuracy"] = order.accuracies[tuple(range(len(task.labels)))]
     keys = glue.row_keys(rows, task) + glue.row_keys(validation, task)
     write_logits(out, keys, np.concatenate([train_logits, validation_logits]), about)
@@ -429,15 +246,18 @@ def place_of(teacher: str, *, shipped: bool = False) -> Path:
     """Where a teacher that is made here goes: below runs/, or (`shipped`) where the one that ships
     lies.
 
-    A folder; for the real rows' teachers the file with their logits. ValueError for one that does
+    A folder; for the real rows' teachers the file with their logits, or the folder with their
+    answers (the weights lie above either). ValueError for one that does
     not ship.
     """
-    logits = f"{teacher}_logits.safetensors" if teacher in glue.TASKS else ""
+    answers = f"{teacher}_logits.safetensors" if teacher in glue.TASKS else ""
+    if teacher in translators.TRANSLATORS and translators.ships_answers(teacher):
+        answers = "answers"
     if not shipped:
-        return ROOT / "runs" / f"teacher_{teacher}" / logits
-    if teacher in ("europarl", "smollm2"):
-        raise ValueError(f"no {teacher} teacher ships, so there is none to replace")
-    return DATA / "teachers" / (logits or teacher)
+        return ROOT / "runs" / f"teacher_{teacher}" / answers
+    if teacher == "europarl":
+        raise ValueError("no europarl teacher ships, so there is none to replace")
+    return DATA / "teachers" / (answers if teacher in glue.TASKS else teacher)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -446,7 +266,9 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("teacher", choices=["mini_nli", "mini_qqp", *TRANSLATORS, "mnli", "qqp"])
+    parser.add_argument(
+        "teacher", choices=["mini_nli", "mini_qqp", *translators.TRANSLATORS, "mnli", "qqp"]
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "--out",
@@ -468,8 +290,9 @@ def main(arguments: list[str] | None = None) -> None:
     out = given.out or place_of(name, shipped=given.replace)
     if name in glue.TASKS:
         train_real(glue.TASKS[name], out, scratch, place_of(name).parent)
-    elif name in TRANSLATORS:
-        train_translator(name, out, scratch)
+    elif name in translators.TRANSLATORS:
+        weights = place_of(name).parent if translators.ships_answers(name) else None
+        translators.train(name, out, scratch, weights)
     else:
         train_mini(name, out, scratch)
 

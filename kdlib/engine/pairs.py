@@ -45,6 +45,7 @@ def load(
     min_words: int = 1,
     max_words: int = 100,
     ratio: float = 2.5,
+    among: list[int] | None = None,
     revision: str | None = None,
 ) -> Pairs:
     """A split of English–French pairs, cleaned.
@@ -53,9 +54,11 @@ def load(
         folder under "en-fr"; a local copy of a hub id is taken first. Each row is
         {"translation": {"en": …, "fr": …}}.
     rows: the first so many after a fixed shuffle (0: all).
+    among: only pairs with these keys (`pair_keys`), in this order: the same pairs from a sample, a
+    mirror or the whole corpus.
     min_words, max_words, ratio: see `_reason_to_drop`. Sentences that also occur in a split held
         out more strictly are dropped, too.
-    ValueError for a missing split or language, for English and French the wrong way round or one of
+    ValueError for a missing split or language, for fewer wanted pairs than rows, for English and French the wrong way round or one of
     them twice, for a damaged file, and when nothing is left; ConnectionError with advice when the
     hub cannot be reached.
     """
@@ -70,9 +73,32 @@ def load(
     if not kept.english:
         raise ValueError(f"{source}, split {split!r}: no pair is left ({dropped or 'it is empty'})")
     data = datasets.Dataset.from_dict({"en": kept.english, "fr": kept.french})
-    if 0 < rows < len(data):
+    if among is not None:
+        data = _only(data, among, rows, f"{source}, split {split!r}")
+    elif 0 < rows < len(data):
         data = data.shuffle(seed=0).select(range(rows))
     return Pairs(data, dropped)
+
+
+def _only(data, keys: list[int], rows: int, where: str):
+    """The pairs with these keys, in the keys' order; the first `rows` of them (0: all)."""
+    place = {key: i for i, key in enumerate(pair_keys(data))}
+    picked = [place[key] for key in keys if key in place]
+    needed = max(rows, 1)
+    if len(picked) < needed:
+        raise ValueError(
+            f"{where}: only {len(picked):,} of the {len(keys):,} wanted pairs are among its "
+            f"{len(data):,}, {needed:,} are needed: another edition of the corpus, or a smaller "
+            "max_words?"
+        )
+    return data.select(picked[:rows] if rows else picked)
+
+
+def pair_keys(data) -> list[int]:
+    """The key of each pair, in order: 64 bits of a SHA-256 of both texts."""
+    texts = (f"{english}\n{french}" for english, french in zip(data["en"], data["fr"]))
+    digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+    return [int.from_bytes(digest[:8], "little") for digest in digests]
 
 
 # -- cleaning ------------------------------------------------------------------------------------

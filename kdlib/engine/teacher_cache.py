@@ -247,15 +247,7 @@ class TeacherCache:
         """
         if self._place is None:
             self._place = {int(key): place for place, key in enumerate(self.keys)}
-        places = [self._place.get(int(key), -1) for key in row_keys(rows)]
-        missing = places.count(-1)
-        if missing:
-            raise ValueError(
-                f"{missing:,} of {len(places):,} rows are not among the {len(self):,} that the "
-                f"teacher cache {self.folder.name} answers: another dataset, another tokenizer or "
-                "another max_length. Build a cache for these rows."
-            )
-        return np.array(places)
+        return find_rows(self._place, rows, f"teacher cache {self.folder.name}")
 
     def logits(self, places=None) -> np.ndarray:
         """(rows, classes) float32: a classifier's answers to the rows at `places`, or to all."""
@@ -308,6 +300,22 @@ class TeacherCache:
         # "high" is missing where two bytes hold every id
         names = ("ids", "high", "logprobs", "rest")
         return [shard.get_slice(name)[start:end] if name in kept else None for name in names]
+
+
+def find_rows(place_of: dict[int, int], rows, name: str) -> np.ndarray:
+    """(rows,): the places of encoded rows, by their keys; ValueError when one has none.
+
+    name: of the answers that are searched, for the message.
+    """
+    places = [place_of.get(int(key), -1) for key in row_keys(rows)]
+    missing = places.count(-1)
+    if missing:
+        raise ValueError(
+            f"{missing:,} of {len(places):,} rows are not among the {len(place_of):,} that the "
+            f"{name} answers: another dataset, another tokenizer or another max_length. "
+            "Build a cache for these rows."
+        )
+    return np.array(places)
 
 
 # -- what a cache is known by ---------------------------------------------------------------------

@@ -1,0 +1,288 @@
+"""Teachers that translate: how each was made, and one that ships as answers instead of weights.
+
+`python -m kdlib.course.teachers NAME` makes them again. A pretrained teacher's weights are too
+large to ship (SmolLM2: 540 MB). What ships is a folder of three files:
+
+    teacher.json               how it was made, and how well it translates
+    references.safetensors     its answers to training pairs (and some validation pairs), token by
+                               token: what a student hears that learns the references
+    translations.safetensors   its *own translations* of the same sentences, as token ids, and
+                               its answers to them (sequence-level KD)
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import chat, models, scores, translation
+from ..engine import stored_answers, teacher_cache
+from ..engine.stored_answers import StoredAnswers
+from ..paths import ROOT, write_json
+from ..trainer import DistillationTrainer
+from . import recipes
+from .run import set_seed
+
+# The Llamas. body: the pretrained one to begin with, "" for one from scratch. rows and evaluated: 0
+# takes all; tokenizer: "" is the body's, or one trained on the rows; system: the chat's first turn.
+TRANSLATORS = {
+    "miniparl": {
+        "source": "data/miniparl",
+        "body": "",
+        "system": chat.SYSTEM,
+        "tokenizer": "",
+        "rows": 0,
+        "evaluated": 0,
+        "max_words": 100,
+        "layers": 4,
+        "width": 128,
+        "heads": 4,
+        "kv_heads": 2,
+        "inner": 256,
+        "initializer_range": 0.09,
+        "epochs": 6,
+        "learning_rate": 3e-3,
+        "batch_size": 64,
+        "max_length": 256,
+        "seed": 0,
+    },
+    "europarl": {
+        "source": "Helsinki-NLP/europarl",
+        "body": "",
+        "system": chat.SYSTEM,
+        "tokenizer": "llama-models",
+        "rows": 8000,
+        "evaluated": 200,
+        "max_words": 25,
+        "layers": 4,
+        "width": 96,
+        "heads": 4,
+        "kv_heads": 2,
+        "inner": 192,
+        "initializer_range": 0.1,
+        "epochs": 1,
+        "learning_rate": 2e-3,
+        "batch_size": 16,
+        "max_length": 192,
+        "seed": 0,
+    },
+    "smollm2": {
+        "source": "Helsinki-NLP/europarl",
+        "body": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "system": "",
+        "tokenizer": "",
+        "rows": 20000,
+        "evaluated": 500,
+        "max_words": 20,
+        "epochs": 1,
+        "learning_rate": 2e-4,
+        "batch_size": 16,
+        "max_length": 192,
+        "seed": 0,
+    },
+}
+LLAMA_SIZES = ("layers", "width", "heads", "kv_heads", "inner", "initializer_range")
+EVALUATED = ("validation", "test")
+# What ships of a teacher that ships as answers. rows: training pairs, the first of those that it
+# was trained on; validation: as many pairs draw the curves of the students' distance to it.
+ANSWERED = {
+    "rows": 6000,
+    "validation": 300,
+    "topk": {"references": 8, "translations": 4},
+    "temperatures": (1.0, 2.0),
+}
+
+
+def ships_answers(corpus: str) -> bool:
+    """Are this teacher's weights too large to ship?"""
+    return bool(TRANSLATORS[corpus]["body"])
+
+
+def train(corpus: str, out: Path, scratch: Path, weights: Path | None = None) -> None:
+    """A Llama on sentence pairs, pretrained or from scratch; weights, tokenizer and `teacher.json`
+    go to `out`. With a folder for the weights, its answers go to `out` instead.
+
+    Its end token is a reserved one: student and teacher share a vocabulary, and nothing is resized.
+    """
+    start = time.perf_counter()
+    settings = dict(TRANSLATORS[corpus])
+    set_seed(settings["seed"])
+    length = settings["max_length"]
+    pairs = _pairs(settings)
+    tokenizer = _translators_tokenizer(settings, pairs["train"])
+    teacher = _untrained_translator(settings, tokenizer)
+    rows, validation = (
+        translation.encode(pairs[split], tokenizer, max_length=length, system=settings["system"])[0]
+        for split in ("train", "validation")
+    )
+    trainer = DistillationTrainer(
+        models.add_end_token(teacher, tokenizer),
+        recipes.arguments(scratch, settings),
+        train_dataset=rows,
+        eval_dataset=validation,
+        data_collator=translation.collator(tokenizer),
+    )
+    trainer.fit()
+    about = settings | {"rows": len(rows)}
+    bleu = {}
+    for split in EVALUATED:
+        bleu[f"{split}_bleu"] = _bleu(trainer, tokenizer, pairs[split], settings["system"])
+    about |= (
+        {"perplexity": trainer.evaluate()["eval_perplexity"]} | recipes.about(trainer, start) | bleu
+    )
+    recipes.save(weights or out, trainer.model, tokenizer, about)
+    if weights:
+        write_answers(corpus, weights, out)
+    print(
+        f"{out}: BLEU {about['validation_bleu']:.1f} on validation, {about['test_bleu']:.1f} on "
+        f"test, {about['minutes']} minutes"
+    )
+
+
+def _pairs(settings: dict) -> dict:
+    """{split: a data set of sentence pairs}."""
+    pairs = {}
+    for split in ("train", *EVALUATED):
+        pairs[split] = translation.load(
+            settings["source"],
+            split,
+            rows=settings["rows" if split == "train" else "evaluated"],
+            max_words=settings["max_words"],
+        ).rows
+    return pairs
+
+
+def _translators_tokenizer(settings: dict, train):
+    named = settings["tokenizer"] or settings["body"]
+    if named:
+        return translation.tokenizer(named)
+    texts = (text for side in ("en", "fr") for text in train[side])
+    return chat.with_end_token(chat.small_tokenizer(texts), "reserved")
+
+
+def _untrained_translator(settings: dict, tokenizer):
+    if settings["body"]:
+        return models.load_causal(settings["body"])
+    sizes = {name: settings[name] for name in LLAMA_SIZES}
+    return models.tiny_llama(
+        len(tokenizer), tokenizer=tokenizer, max_length=settings["max_length"], **sizes
+    )
+
+
+def _bleu(trainer: DistillationTrainer, tokenizer, pairs, system: str) -> float:
+    translations = translation.translate(trainer.model, tokenizer, list(pairs["en"]), system=system)
+    return scores.bleu(translations.texts, list(pairs["fr"])).value
+
+
+# -- a teacher that ships as answers -------------------------------------------------------------
+
+
+class StoredTranslator(NamedTuple):
+    """What is left of a teacher without its weights."""
+
+    references: StoredAnswers
+    translations: StoredAnswers
+    about: dict
+
+
+def is_stored(teacher: str | Path) -> bool:
+    """Does this name a folder with a translator's answers?"""
+    return (_folder(teacher) / "references.safetensors").is_file()
+
+
+def stored(teacher: str | Path) -> StoredTranslator:
+    """The answers in a folder; ValueError where one of its files is missing or damaged."""
+    folder = _folder(teacher)
+    answers = [StoredAnswers(folder / f"{name}.safetensors") for name in ANSWERED["topk"]]
+    about = json.loads((folder / "teacher.json").read_text(encoding="utf8"))
+    return StoredTranslator(*answers, about)
+
+
+def _folder(teacher: str | Path) -> Path:
+    return Path(teacher) if Path(teacher).is_dir() else ROOT / teacher
+
+
+def own_translations(teacher: StoredTranslator, pairs, tokenizer):
+    """`pairs` with the teacher's translations in the references' place.
+
+    pairs: of `translation.load(…, among=teacher.translations.pairs)`. ValueError for a pair that it
+    did not translate.
+    """
+    import datasets
+
+    texts = {}
+    for key, ids in zip(teacher.translations.pairs, teacher.translations.targets()):
+        texts[key] = tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+    keys = translation.pair_keys(pairs)
+    unknown = sum(key not in texts for key in keys)
+    if unknown:
+        raise ValueError(
+            f"{unknown:,} of {len(keys):,} pairs were not translated by the stored teacher: load "
+            "them with among=teacher.translations.pairs"
+        )
+    french = [texts[key] for key in keys]
+    return datasets.Dataset.from_dict({"en": list(pairs["en"]), "fr": french})
+
+
+def write_answers(corpus: str, weights: Path, out: Path) -> None:
+    """Ask a trained teacher about its first training pairs, and write what ships to `out`."""
+    import datasets
+
+    out.mkdir(parents=True, exist_ok=True)
+    settings = TRANSLATORS[corpus]
+    teacher, tokenizer = models.load_causal(weights), models.load_tokenizer(weights)
+    pairs = _pairs(settings)
+    asked = pairs["train"].select(range(ANSWERED["rows"]))
+    seen_on_the_way = pairs["validation"].select(
+        range(min(ANSWERED["validation"], len(pairs["validation"])))
+    )
+    english = list(asked["en"])
+    said = translation.translate(teacher, tokenizer, english, system=settings["system"])
+    own = datasets.Dataset.from_dict({"en": english, "fr": [text or "." for text in said.texts]})
+    told = {
+        "references": (datasets.concatenate_datasets([asked, seen_on_the_way]), None),
+        "translations": (own, translation.pair_keys(asked)),
+    }
+    for name, (texts, keys) in told.items():
+        seconds = said.report["seconds"] if name == "translations" else 0.0
+        _write_answers(corpus, out, name, teacher, tokenizer, texts, keys, seconds)
+    about = json.loads((weights / "teacher.json").read_text(encoding="utf8"))
+    write_json(out / "teacher.json", about)
+
+
+def _write_answers(
+    corpus: str,
+    out: Path,
+    name: str,
+    teacher,
+    tokenizer,
+    pairs,
+    keys: list[int] | None,
+    seconds: float,
+) -> None:
+    """One file. keys: of the pairs that the texts stand for, where they are not their own."""
+    settings = TRANSLATORS[corpus]
+    rows, report = translation.encode(
+        pairs, tokenizer, max_length=settings["max_length"], system=settings["system"]
+    )
+    if report["dropped"] or report["cut"]:
+        raise ValueError(
+            f"{report['dropped']} pairs too long, {report['cut']} cut: raise max_length"
+        )
+    topk = ANSWERED["topk"][name]
+    temperatures = ANSWERED["temperatures"]
+    cache = teacher_cache.build(teacher, rows, tokenizer, topk=topk, temperatures=temperatures)
+    about = {"rows": len(rows), "seconds": round(seconds + cache.seconds, 1)}
+    targets = None
+    if keys:
+        targets = [[label for label in labels if label != -100] for labels in rows["labels"]]
+    stored_answers.pack(
+        cache,
+        keys or translation.pair_keys(pairs),
+        out / f"{name}.safetensors",
+        topk=topk,
+        about=about,
+        targets=targets,
+    )
