@@ -181,6 +181,15 @@ def history(records: list[dict], **columns) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def formatted(rows: list[dict], specs: dict[str, str]) -> str:
+    """A line a row, of the columns that `specs` names and the rows have: {"bleu": ".1f"} …"""
+    lines = [
+        {column: format(row[column], spec) for column, spec in specs.items() if column in row}
+        for row in rows
+    ]
+    return pd.DataFrame(lines).to_string(index=False)
+
+
 def short(text: str, letters: int) -> str:
     """The text's beginning, with … where something is left out."""
     return text[:letters] + ("…" if len(text) > letters else "")

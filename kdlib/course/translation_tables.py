@@ -114,17 +114,40 @@ JUDGED = {
     "stray": ".0%",
     "tokens": ".1f",
 }
+# Of notebook 06's models: do they have an end token, and is KD heard at it?
+ASKED = {
+    "no end token": ("no", "–"),
+    "right": ("yes", "off"),
+    "KD everywhere, alpha = 0.5": ("yes", "on"),
+    "KD everywhere, alpha = 0.9": ("yes", "on"),
+    "KD, CE only at the end, alpha = 0.9": ("yes", "off at the end"),
+    "KD, teacher tuned first, alpha = 0.9": ("yes", "on, teacher knows it"),
+}
 
 
 def endings(rows: list[dict]) -> str:
     """How models end their translations, a line a model: its `name`, and what was judged of it."""
+    return results.formatted([{"": row["name"], **row} for row in rows], {"": "s"} | JUDGED)
+
+
+def over_length(records: list[dict]) -> str:
+    """Which of notebook 06's models do not stop, and which repeat themselves: mean (range)."""
+    parts = [results.listed(records, part) for part in ("recipes", "teachers")]
+    models = pd.concat(parts).drop_duplicates(["seed", "name"])
+    models = models.assign(endless=1 - models["ended"])
     lines = []
-    for row in rows:
-        judged = {
-            column: format(row[column], spec) for column, spec in JUDGED.items() if column in row
-        }
-        lines.append({"": row["name"], **judged})
-    return pd.DataFrame(lines).to_string(index=False)
+    for name, (token, at_end) in ASKED.items():
+        seeds = models[models["name"] == name]
+        endless, repeats = (_mean_and_range(seeds[column]) for column in ("endless", "repeats"))
+        lines.append(
+            f"end token {token:3s}  KD at it: {at_end:20s} over-length {endless:18s} "
+            f"repeats {repeats:18s} {seeds['tokens'].mean():4.0f} tokens   [{name}]"
+        )
+    return "\n".join(lines)
+
+
+def _mean_and_range(shares: pd.Series) -> str:
+    return f"{shares.mean():.0%} ({shares.min():.0%} to {shares.max():.0%})"
 
 
 def end_curves(records: list[dict], vocabulary: int) -> pd.DataFrame:
