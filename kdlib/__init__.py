@@ -43,6 +43,7 @@ _MODULES = {
     "teachers": "course.teachers",
     "trainer": "trainer",
     "translation": "translation",
+    "translation_tables": "course.translation_tables",
     "vocab_cost": "tools.vocab_cost",
     "votes": "votes",
     "widgets": "figures.widgets",

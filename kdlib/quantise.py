@@ -43,6 +43,11 @@ KINDS = {
 }
 
 
+def grid_name(bits: int, group: int) -> str:
+    """What a table calls a grid: "4 bits, groups of 32", or "4 bits, one step" for group 0."""
+    return f"{bits} bits, groups of {group}" if group else f"{bits} bits, one step"
+
+
 def on_grid(weight: torch.Tensor, bits: int, group: int = 0) -> torch.Tensor:
     """`weight` (rows, columns) rounded to 2^bits - 1 evenly spaced values around 0.
 

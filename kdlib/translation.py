@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from transformers import TrainerCallback
 
 from .causal import logits_at
 from .chat import (  # noqa: F401  (a notebook names them translation.…)
@@ -405,6 +406,22 @@ def end_probability(model, tokenizer, rows, *, batch_size: int = 64) -> float:
             f"no row learns {END}: encode the pairs with a tokenizer that knows it (with_end_token)"
         )
     return torch.cat(probabilities).mean().item()
+
+
+class EndWatch(TrainerCallback):
+    """Writes `p_end`, the end's probability on `rows`, into the trainer's log on the way.
+
+    In the log, a run that goes on from a checkpoint finds it again.
+    """
+
+    def __init__(self, tokenizer, rows):
+        self.tokenizer = tokenizer
+        self.rows = rows
+
+    def on_step_end(self, args, state, control, model=None, **kw):
+        if state.global_step in (1, 2, 3) or state.global_step % 5 == 0:
+            p_end = end_probability(model, self.tokenizer, self.rows)
+            state.log_history.append({"step": state.global_step, "p_end": p_end})
 
 
 def marked(reference: str, text: str) -> str:

@@ -189,6 +189,25 @@ def test_mean_and_sample_sd():
     )
 
 
+def test_each_metric_may_have_its_own_digits():
+    runs = pd.DataFrame({"method": ["kd", "kd"], "bleu": [1.0, 2.0], "kl": [0.1234, 0.1234]})
+    table = results.summary(runs, ["method"], {"kl": 3, "bleu": 0}, scale=1)
+    assert table.loc[0].tolist() == ["kd", "0.123 ± 0.000", "2 ± 1", 2]
+
+
+def test_listed_items_carry_the_seed_of_their_run():
+    one = record(3, results={"recipes": [{"name": "right"}, {"name": "wrong"}]})
+    table = results.listed([one, record(4)], "recipes")
+    assert table.to_dict("list") == {"seed": [3, 3], "name": ["right", "wrong"]}
+
+
+def test_a_difference_is_told_with_the_digits_of_its_mean():
+    gap = results.difference(0.0123, -0.001, 0.0256, 3)
+    assert gap.verdict == "includes 0: not shown"
+    assert gap.told("+6.1f", "points", scale=100) == "  +1.2 points [-0.1, +2.6]"
+    assert results.difference(-2.0, -3.0, -1.0, 3).told("+.2f") == "-2.00 [-3.00, -1.00]"
+
+
 def test_loss_curves_as_rows():
     table = results.history([record(0), record(1)], T="temperature")
     assert (

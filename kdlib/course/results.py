@@ -17,7 +17,15 @@ import pandas as pd
 
 from ..engine.provenance import commit, peak_memory_gb, versions  # noqa: F401  (of a record)
 from ..paths import DATA, run_places, write_json
-from .statistics import Difference, bootstrap, bootstrap_metric, interval, paired  # noqa: F401  (a notebook names them results.…)
+from .statistics import (  # noqa: F401  (a notebook names them results.…)
+    Difference,
+    bootstrap,
+    bootstrap_metric,
+    difference,
+    gaps,
+    interval,
+    paired,
+)
 from .stored import Missing, Stored, whole  # noqa: F401  (figures and claims read with them)
 
 REQUIRED = ("notebook", "profile", "seed", "settings", "results")
@@ -173,15 +181,43 @@ def history(records: list[dict], **columns) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def formatted(rows: list[dict], specs: dict[str, str]) -> str:
+    """A line a row, of the columns that `specs` names and the rows have: {"bleu": ".1f"} …"""
+    lines = [
+        {column: format(row[column], spec) for column, spec in specs.items() if column in row}
+        for row in rows
+    ]
+    return pd.DataFrame(lines).to_string(index=False)
+
+
+def short(text: str, letters: int) -> str:
+    """The text's beginning, with … where something is left out."""
+    return text[:letters] + ("…" if len(text) > letters else "")
+
+
+def listed(records: list[dict], name: str) -> pd.DataFrame:
+    """One row an item of the list `name` that records keep among their results, with its seed."""
+    rows = []
+    for record in records:
+        rows += [{"seed": record["seed"], **item} for item in record["results"].get(name, [])]
+    return pd.DataFrame(rows)
+
+
 def summary(
-    runs: pd.DataFrame, by: list[str], metrics: list[str], digits: int = 1, scale: float = 100
+    runs: pd.DataFrame,
+    by: list[str],
+    metrics: list[str] | dict[str, int],
+    digits: int = 1,
+    scale: float = 100,
 ) -> pd.DataFrame:
     """A table of "mean ± sd" (sample sd over runs) per group, with the number of runs.
 
-    Percentages, unless scale=1.
+    metrics: names, or {name: its digits}. Percentages, unless scale=1.
     """
+    digits_of = metrics if isinstance(metrics, dict) else dict.fromkeys(metrics, digits)
 
     def cell(values):
+        digits = digits_of[values.name]
         values = values.dropna() * scale
         if not len(values):
             return "–"
@@ -189,7 +225,7 @@ def summary(
         return f"{values.mean():.{digits}f}{spread}"
 
     groups = runs.groupby(by, sort=False, dropna=False)
-    return groups[metrics].agg(cell).assign(runs=groups.size()).reset_index()
+    return groups[list(digits_of)].agg(cell).assign(runs=groups.size()).reset_index()
 
 
 def compare(record: dict, metrics: list[str], against: list[dict]) -> pd.DataFrame:

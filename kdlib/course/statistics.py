@@ -21,8 +21,19 @@ class Difference(NamedTuple):
     n: int
     verdict: str
 
+    def told(self, spec: str, unit: str = "", scale: float = 1) -> str:
+        """Mean and interval as text: told("+.1f", "points") is "+0.8 points [+0.2, +1.4]".
 
-def _difference(mean: float, low: float, high: float, n: int) -> Difference:
+        spec: how the mean is written; the bounds have its digits, and not its width.
+        """
+        mean, low, high = (scale * value for value in (self.mean, self.low, self.high))
+        digits = "+" + spec[spec.index(".") :]
+        unit = f"{unit} " if unit else ""
+        return f"{mean:{spec}} {unit}[{low:{digits}}, {high:{digits}}]"
+
+
+def difference(mean: float, low: float, high: float, n: int) -> Difference:
+    """A difference whose 95 % interval is known already, with its verdict."""
     excludes_zero = low > 0 or high < 0
     verdict = "excludes 0" if excludes_zero else "includes 0: not shown"
     return Difference(float(mean), float(low), float(high), n, verdict)
@@ -44,6 +55,15 @@ def paired(
     return interval(gaps) if len(gaps) else None
 
 
+def gaps(runs: pd.DataFrame, a: str, others, metrics, by: str = "method"):
+    """(other, metric, Difference) of `a` minus each of the others, where seeds of both are known."""
+    for other in others:
+        for metric in metrics:
+            found = paired(runs, a, other, metric, by) if metric in runs and other != a else None
+            if found is not None:
+                yield other, metric, found
+
+
 def interval(values) -> Difference:
     """The mean of a few numbers, one a seed, with its 95 % interval (Student's t).
 
@@ -59,7 +79,7 @@ def interval(values) -> Difference:
         return Difference(values[0], -np.inf, np.inf, 1, "one seed: nothing is shown")
     mean = values.mean()
     half = t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)
-    return _difference(mean, mean - half, mean + half, count)
+    return difference(mean, mean - half, mean + half, count)
 
 
 # -- over rows -----------------------------------------------------------------------------------
@@ -180,7 +200,7 @@ def _bootstrap(
         differences.append(gap(seed_counts, row_counts))
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(differences), [tail, 1 - tail])
-    return _difference(mean, low, high, rows)
+    return difference(mean, low, high, rows)
 
 
 # -- metrics of confusion counts (draws, labels, guesses) → (draws,) -------------------------------

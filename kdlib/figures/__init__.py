@@ -48,6 +48,8 @@ from .limits import (
     into_few_bits,
     layer_sensitivity,
     memory_bars,
+    on_real_rows,
+    plane_rows,
     quantisation_plane,
     quantisation_plane_mnli,
 )

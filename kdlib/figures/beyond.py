@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..course import findings
+from ..course import findings, results
 from ..course.stored import Missing
 from .drawing import (
     Rows,
@@ -78,16 +78,54 @@ def _runs(stored, half: str) -> pd.DataFrame:
     return runs[runs[half] != "off"]
 
 
+def _on_logits_alone(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of notebook 04's runs that had the same student, rows and steps."""
+    same = (
+        runs["method"].isin(("ce", "kd"))
+        & (runs["seed"] < 3)
+        & (runs["learning_rate"] == 5e-4)
+        & (runs["epochs"] == 8)
+    )
+    return runs[same].assign(student="layers", hidden=runs["method"])
+
+
+def hidden_runs(runs: pd.DataFrame, beside_04: bool = False) -> pd.DataFrame:
+    """The runs of notebook 09's first half in the order of its figure, with accuracy in percent.
+
+    beside_04: together with notebook 04's runs of the same student.
+    """
+    halves = runs[runs["hidden"] != "off"]
+    if beside_04 and "accuracy" in halves:
+        before = _on_logits_alone(results.reference("04_distilbert_mnli", "laptop"))
+        before = before.assign(label_kl=before["kl_to_truth"])
+        halves = pd.concat([halves, before], ignore_index=True)
+    order = halves["student"].map(list(STUDENTS).index) * 10
+    order += halves["hidden"].map(list(HIDDEN).index)
+    percent = 100 * halves.get("accuracy", np.nan)
+    return halves.assign(order=order, accuracy_pct=percent).sort_values(["order", "seed"])
+
+
+def lesson_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of its second half in the order of its figure: whose words, and which divergence."""
+    lessons = runs[runs["words"] != "off"]
+    lessons = lessons.assign(lesson=lessons["words"] + " " + lessons["divergence"])
+    order = lessons["lesson"].map(list(LESSONS).index)
+    return lessons.assign(order=order).sort_values(["order", "seed"])
+
+
+def spreads(runs: pd.DataFrame, by: list[str], digits: dict[str, int]) -> str:
+    """mean ± sd of the metrics that the runs have, as text; "no run yet" without any."""
+    known = {metric: count for metric, count in digits.items() if metric in runs}
+    if not known or runs.empty:
+        return "no run yet"
+    table = results.summary(runs, by, known, scale=1)
+    table.insert(len(by) + 1, "runs", table.pop("runs"))
+    return table.to_string(index=False)
+
+
 def _states(stored) -> pd.DataFrame:
     """Hidden states beside notebook 04's records of the same student, rows and steps."""
-    before = stored.runs("04_distilbert_mnli")
-    same = (
-        before["method"].isin(("ce", "kd"))
-        & (before["seed"] < 3)
-        & (before["learning_rate"] == 5e-4)
-        & (before["epochs"] == 8)
-    )
-    before = before[same].assign(student="layers", hidden=before["method"])
+    before = _on_logits_alone(stored.runs("04_distilbert_mnli"))
     table = pd.concat([_runs(stored, "hidden"), before], ignore_index=True)
     columns = ["student", "hidden", "seed", "accuracy", "teacher_accuracy"]
     return table[columns]

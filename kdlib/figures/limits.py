@@ -2,7 +2,9 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
+from ..course import results
 from .drawing import (
     Rows,
     again,
@@ -24,6 +26,54 @@ BOTH = Rows("MiniNLI and MiniParl, synthetic", "real MNLI rows")
 
 # Ticks in MB: of these, those that a panel reaches.
 SIZES = (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 40, 50, 70, 100, 200, 400)
+
+
+def plane_rows(student: str, used, few_bits: dict, translators: list[dict]) -> pd.DataFrame:
+    """What `quantisation_plane` draws, of notebook 08's three tables.
+
+    used: torchao's methods, of which those of `student` are drawn. few_bits: {name of a grid:
+    (megabytes, accuracy)} of the same student. translators: one dict a way to store the translator.
+    """
+    own = used[(used["model"] == student) & (used["method"] != "fp16")]
+    measures = list(own[["method", "mb_packed", "accuracy"]].itertuples(index=False, name=None))
+    measures += [(name, *measured) for name, measured in few_bits.items()]
+    rows = [(f"{student}, accuracy", *measured, "accuracy (%)") for measured in measures]
+    for row in translators:
+        rows.append(("MiniParl translator, BLEU", row["name"], row["mb"], row["bleu"], "BLEU"))
+    table = pd.DataFrame(rows, columns=["model", "method", "megabytes", "quality", "measure"])
+    table.insert(2, "one_scale", table["method"].str.contains("one step"))
+    return table
+
+
+def on_real_rows(records: list[dict]) -> str:
+    """Notebook 08's three places in its stored runs on real MNLI rows, as text."""
+
+    def table(runs, by, digits):
+        summary = results.summary(runs, by, digits, scale=1)
+        return summary.drop(columns="runs").to_string(index=False)
+
+    about = records[0]["settings"]
+    used = results.listed(records, "in_use")
+    # In one run, for runs met busier and idler machines.
+    fastest = used.groupby(["seed", "model"])["ms"].transform("first")
+    used["ms / fp32's"] = used["ms"] / fastest
+    plane = results.listed(records, "plane")
+    rough = plane[plane["model"].str.startswith("MNLI") & plane["method"].str.contains("bits,")]
+    teachers, few_bits = (results.listed(records, name) for name in ("teachers", "few_bits"))
+    sizes = {"kl": 4, "accuracy": 2, "mb_packed": 2, "ms / fp32's": 2}
+    return "\n".join(
+        [
+            f"real MNLI: {about['train_rows']:,} training rows, {about['validation_rows']:,} "
+            f"validation rows, {about['epochs']} epoch; {len(records)} seed(s)",
+            "\nplace 1, a quantised teacher",
+            table(teachers, ["teacher"], {"teacher_accuracy": 1, "student": 1}),
+            "\nplace 2, quantised for use",
+            table(used, ["model", "method"], sizes),
+            table(rough, ["method"], {"quality": 1}),
+            f"\nplace 3, {about['bits']} bits, groups of {about['group']}",
+            table(few_bits, ["student"], {"accuracy": 1}),
+        ]
+    )
 
 
 def _mark(one_scale: bool) -> dict:
