@@ -41,6 +41,7 @@ _MODULES = {
     "status": "batch.status",
     "teacher_cache": "engine.teacher_cache",
     "teachers": "course.teachers",
+    "translators": "course.translators",
     "trainer": "trainer",
     "translation": "translation",
     "translation_tables": "course.translation_tables",

@@ -101,10 +101,20 @@ def compare(
     return rows
 
 
+def bleu_counts(texts: list[str], references: list[str]) -> list[list[int]]:
+    """(sentences, 10): what sentence-wise sums of BLEU are made of.
+
+    The lengths of text and reference, and for runs of 1 to 4 words how many are right, and how many
+    there are. They tell no word of the texts, and BLEU of any set of the sentences follows.
+    """
+    _check(texts, references)
+    return _metric("BLEU")._extract_corpus_statistics(texts, [references])
+
+
 def bleu_gap(
-    ours: list[list[str]],
-    theirs: list[list[str]],
-    references: list[str],
+    ours: list,
+    theirs: list,
+    references: list[str] | None = None,
     *,
     samples: int = 2000,
     seed: int = 0,
@@ -112,18 +122,19 @@ def bleu_gap(
     """(mean, low, high): BLEU of `ours` minus BLEU of `theirs`, a mean over seeds.
 
     low and high are its 95 % interval over *sentences*. ours, theirs: for each seed the
-    translations of the same sentences. A drawn sentence brings the translations of all seeds with
+    translations of the same sentences; without references, their `bleu_counts`. A drawn sentence brings the translations of all seeds with
     it: three seeds' versions of one sentence are not three sentences, and pooled they would make
     the interval too narrow. Sufficient statistics as in sacrebleu's own bootstrap (Koehn 2004).
     """
     import numpy as np
 
-    _check(references, *ours, *theirs)
     metric = _metric("BLEU")
+    counts = [*ours, *theirs]
+    if references is not None:
+        counts = [bleu_counts(texts, references) for texts in counts]
     # BLEU of any set of sentences follows from sums of these: (seeds, sentences, n-gram counts).
-    counts = [metric._extract_corpus_statistics(texts, [references]) for texts in (*ours, *theirs)]
     counts = np.array(counts, dtype=float)
-    n = len(references)
+    n = counts.shape[1]
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
     # How often each sentence counts, (1 + samples, sentences). In the first row: all of them once.
     weights = np.concatenate([np.ones((1, n)), draws])

@@ -195,9 +195,11 @@ def test_a_pretrained_translator_ships_as_answers(tmp_path, monkeypatch):
     monkeypatch.setitem(translators.ANSWERED, "validation", 3)
     translators.train("smollm2", tmp_path / "out", tmp_path / "scratch", tmp_path / "weights")
 
-    assert translators.is_stored(tmp_path / "out") and not translators.is_stored(body)
+    assert translators.stored(body) is None
     stored = translators.stored(tmp_path / "out")
-    assert stored.about["rows"] == 16 and "test_bleu" in stored.about
+    assert stored.about["rows"] == 16 and stored.about["tested"] == 4
+    assert list(stored.about["own"]) == translators.OUR_SENTENCES
+    assert stored.about["audit"]["T = 1: cosine to the dense gradient"] > 0.5
     assert (len(stored.references), len(stored.translations)) == (15, 12)
     pairs = translation.load(
         str(tmp_path / "rows"), "train", max_words=20, among=stored.translations.pairs

@@ -57,11 +57,29 @@ def test_the_table_frames_the_scores_and_bills_the_teacher_to_its_listeners():
     assert real[-2:] == ["student before training", "the teacher"], "real text has no known cap"
 
 
-def test_texts_are_those_of_the_compared_runs():
+def test_counts_are_those_of_the_compared_runs():
     point = tables.point(tables.runs(RECORDS), "kd")
-    kept = tables.texts(RECORDS, point)
-    assert kept["KD"] == {0: ["0"], 1: ["1"]}, "the texts of LoRA or of a slow rate came in"
+    kept = tables.sentence_counts(RECORDS, point, ["1"])
     assert list(kept) == ["KD", "CE only", "KD, teacher's translations"]
+    # lengths of text and reference, then how many single words are right: "1" of seed 1, no "0"
+    assert [kept["KD"][seed][0][:3] for seed in (0, 1)] == [[1, 1, 0], [1, 1, 1]]
+    real = [record("ce", texts=[], bleu_counts=[[7] * 10])]
+    assert tables.sentence_counts(real, tables.runs(real), []) == {"CE only": {0: [[7] * 10]}}
+
+
+def test_each_kind_of_student_comes_at_the_rate_that_validation_chose():
+    chosen = [
+        record("kd", rate=0.1, validation_bleu=3.0, bleu=99.0),
+        record("kd", rate=0.01, validation_bleu=5.0, bleu=5.0),
+        record("ce", rate=0.1, validation_bleu=4.0, bleu=4.0),
+        record("ce", rate=0.01, validation_bleu=1.0, bleu=99.0),
+        record("ce", rate=0.1, rank=16, validation_bleu=9.0, bleu=99.0),
+    ]
+    point = tables.point(tables.runs(chosen), "kd")
+    assert point[["method", "learning_rate", "bleu"]].values.tolist() == [
+        ["kd", 0.01, 5.0],
+        ["ce", 0.1, 4.0],
+    ]
 
 
 def test_rates_fall_and_lora_comes_last():

@@ -27,8 +27,16 @@ def runs(records: list[dict]) -> pd.DataFrame:
 
 
 def point(runs: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The runs that train all weights, at the largest learning rate that `method` was tried at."""
+    """The runs that can be compared: all weights trained, each kind at its own best learning rate.
+
+    The rate is chosen by BLEU on validation pairs, which decides nothing else. Records that do not
+    have it were all trained at the largest rate that `method` was tried at.
+    """
     full = runs[runs["lora_rank"] == 0]
+    if "validation_bleu" in full and full["validation_bleu"].notna().all():
+        mean = full.groupby(["told", "learning_rate"])["validation_bleu"].mean()
+        best = {told: rate for told, rate in mean.groupby(level=0).idxmax()}
+        return full[np.isclose(full["learning_rate"], full["told"].map(best))]
     rate = full.loc[full["method"] == method, "learning_rate"].max()
     return full[np.isclose(full["learning_rate"], rate)]
 
@@ -68,14 +76,28 @@ def compared(point: pd.DataFrame, synthetic: bool) -> pd.DataFrame:
     return pd.concat([table.astype(str), pd.DataFrame(lines)]).fillna("")
 
 
-def texts(records: list[dict], point: pd.DataFrame) -> dict[str, dict[int, list[str]]]:
-    """{told: {seed: translations}} of the runs of `point` whose records keep texts."""
-    rate = point["learning_rate"].max()
+def sentence_counts(
+    records: list[dict], point: pd.DataFrame, references: list[str]
+) -> dict[str, dict[int, list]]:
+    """{told: {seed: `scores.bleu_counts`}} of the runs of `point`.
+
+    Records of a synthetic corpus keep their first translations, which are counted here against the
+    references; records of a real one keep the counts themselves.
+    """
+    from .. import scores
+
+    compared = set(zip(point["told"], point["learning_rate"], point["seed"]))
     kept = {}
     for record in records:
-        settings, said = record["settings"], record["results"].get("texts")
-        if said and settings["learning_rate"] == rate and not settings["lora_rank"]:
-            kept.setdefault(told(settings), {})[record["seed"]] = said
+        settings, found = record["settings"], record["results"]
+        key = (told(settings), settings["learning_rate"], record["seed"])
+        if settings["lora_rank"] or key not in compared:
+            continue
+        counts = found.get("bleu_counts")
+        if not counts and found.get("texts"):
+            counts = scores.bleu_counts(found["texts"], references[: len(found["texts"])])
+        if counts:
+            kept.setdefault(key[0], {})[record["seed"]] = counts
     return kept
 
 

@@ -81,6 +81,21 @@ TRANSLATORS = {
         "seed": 0,
     },
 }
+# What nobody has translated before: to read what a translator makes of them.
+OUR_SENTENCES = [
+    "Good morning, and welcome to the debate.",
+    "I agree with the first speaker.",
+    "The committee has not yet voted on this report.",
+    "We cannot accept this amendment.",
+    "How much will the new railway cost?",
+    "The farmers of our region need help this winter.",
+    "She did not say that the law was wrong.",
+    "Mr President, thank you for giving me the floor.",
+    "The vote will take place tomorrow at noon.",
+    "My cat sleeps on the keyboard while I write my thesis.",
+    "Small models can learn from large ones.",
+    "In 1999 only 27 of the 412 members spoke against it.",
+]
 LLAMA_SIZES = ("layers", "width", "heads", "kv_heads", "inner", "initializer_range")
 EVALUATED = ("validation", "test")
 # What ships of a teacher that ships as answers. rows: training pairs, the first of those that it
@@ -184,15 +199,19 @@ class StoredTranslator(NamedTuple):
     translations: StoredAnswers
     about: dict
 
+    def answers(self, targets: str) -> StoredAnswers:
+        """targets: references, or teacher for its own translations."""
+        return self.references if targets == "references" else self.translations
 
-def is_stored(teacher: str | Path) -> bool:
-    """Does this name a folder with a translator's answers?"""
-    return (_folder(teacher) / "references.safetensors").is_file()
 
+def stored(teacher: str | Path) -> StoredTranslator | None:
+    """The answers in a folder; None where it has none, because it is a model.
 
-def stored(teacher: str | Path) -> StoredTranslator:
-    """The answers in a folder; ValueError where one of its files is missing or damaged."""
+    ValueError where one of the files is missing or damaged.
+    """
     folder = _folder(teacher)
+    if not (folder / "references.safetensors").is_file():
+        return None
     answers = [StoredAnswers(folder / f"{name}.safetensors") for name in ANSWERED["topk"]]
     about = json.loads((folder / "teacher.json").read_text(encoding="utf8"))
     return StoredTranslator(*answers, about)
@@ -200,6 +219,63 @@ def stored(teacher: str | Path) -> StoredTranslator:
 
 def _folder(teacher: str | Path) -> Path:
     return Path(teacher) if Path(teacher).is_dir() else ROOT / teacher
+
+
+def pairs(settings, stored: StoredTranslator | None) -> dict:
+    """{split: sentence pairs} of notebook 07's settings.
+
+    With a stored teacher the training pairs are those that it has answered.
+    """
+    loaded = {}
+    for split in ("train", *EVALUATED):
+        loaded[split] = translation.load(
+            settings.data,
+            split,
+            rows=getattr(settings, f"{split}_rows"),
+            max_words=settings.max_words,
+            among=stored.references.pairs if stored and split == "train" else None,
+        ).rows
+    return loaded
+
+
+def scored(translations: dict, references: list[str]) -> str:
+    """BLEU and chrF with their signature, and how many translations never ended."""
+    bleu, chrf = (score(translations["texts"], references) for score in (scores.bleu, scores.chrf))
+    endless = len(translations["report"]["hit_limit"])
+    return (
+        f"BLEU {bleu.value:.1f}, chrF {chrf.value:.1f}; "
+        f"{endless} of {len(references)} hit the length limit\n{bleu.signature}"
+    )
+
+
+def cost(teacher: str | Path) -> str:
+    """What a teacher that ships cost, in a sentence."""
+    try:
+        about = json.loads((_folder(teacher) / "teacher.json").read_text(encoding="utf8"))
+        return (
+            f"teacher's training: {about['rows']:,} pairs, {about['minutes']} minutes, "
+            f"BLEU {about['test_bleu']:.1f} on test"
+        )
+    except (OSError, KeyError, ValueError):
+        return "the teacher was trained elsewhere, at a cost unknown here"
+
+
+def starting_point(source: str, layers: str, tokenizer, end_token: str, teacher=None):
+    """Some layers of a model, copied: where every student of a comparison starts.
+
+    source: hub id or folder; "" or layers: the teacher. layers: as in 0,2, or all. ValueError where
+    the tokens of `source` are not those of `tokenizer`: equal sizes are not equal tokens.
+    """
+    model = teacher
+    if source not in ("", "layers"):
+        models.check_vocabularies(tokenizer, translation.tokenizer(source, end_token))
+        model = models.add_end_token(models.load_causal(source), tokenizer)
+    if model is None:
+        raise ValueError(
+            "this teacher ships as answers and has no layers: name with student=… the model whose "
+            "layers the student starts from"
+        )
+    return models.student_from_teacher(model, models.which_layers(layers, model)).float()
 
 
 def own_translations(teacher: StoredTranslator, pairs, tokenizer):
@@ -238,18 +314,38 @@ def write_answers(corpus: str, weights: Path, out: Path) -> None:
     seen_on_the_way = pairs["validation"].select(
         range(min(ANSWERED["validation"], len(pairs["validation"])))
     )
+    system = settings["system"]
     english = list(asked["en"])
-    said = translation.translate(teacher, tokenizer, english, system=settings["system"])
+    said = translation.translate(teacher, tokenizer, english, system=system)
     own = datasets.Dataset.from_dict({"en": english, "fr": [text or "." for text in said.texts]})
     told = {
         "references": (datasets.concatenate_datasets([asked, seen_on_the_way]), None),
         "translations": (own, translation.pair_keys(asked)),
     }
+    caches = {}
     for name, (texts, keys) in told.items():
         seconds = said.report["seconds"] if name == "translations" else 0.0
-        _write_answers(corpus, out, name, teacher, tokenizer, texts, keys, seconds)
+        caches[name] = _write_answers(corpus, out, name, teacher, tokenizer, texts, keys, seconds)
     about = json.loads((weights / "teacher.json").read_text(encoding="utf8"))
+    about["tested"] = len(pairs["test"])
+    ours = translation.translate(teacher, tokenizer, OUR_SENTENCES, system=system)
+    about["own"] = dict(zip(OUR_SENTENCES, ours.texts))
+    about["audit"] = _audit(settings, teacher, tokenizer, seen_on_the_way, caches["references"])
     write_json(out / "teacher.json", about)
+
+
+def _audit(settings: dict, teacher, tokenizer, pairs, cache) -> dict:
+    """How near the gradient of the kept words is to that of all, for the student at its start.
+
+    The student has every third of the body's layers.
+    """
+    body = models.load_causal(settings["body"])
+    layers = list(range(0, body.config.num_hidden_layers, 3))
+    rows, _ = translation.encode(
+        pairs, tokenizer, max_length=settings["max_length"], system=settings["system"]
+    )
+    student = models.student_from_teacher(body, layers)
+    return teacher_cache.audit(cache, teacher, rows, tokenizer, student=student)
 
 
 def _write_answers(
@@ -261,8 +357,8 @@ def _write_answers(
     pairs,
     keys: list[int] | None,
     seconds: float,
-) -> None:
-    """One file. keys: of the pairs that the texts stand for, where they are not their own."""
+) -> teacher_cache.TeacherCache:
+    """One file; the cache that it is packed from. keys: of the pairs that the texts stand for, where they are not their own."""
     settings = TRANSLATORS[corpus]
     rows, report = translation.encode(
         pairs, tokenizer, max_length=settings["max_length"], system=settings["system"]
@@ -286,3 +382,4 @@ def _write_answers(
         about=about,
         targets=targets,
     )
+    return cache
