@@ -349,6 +349,27 @@ def test_my_runs_beside_the_reference(tmp_path):
     )
 
 
+def test_a_row_of_evidence_as_a_line():
+    row = {"corpus": "MNLI", "what": "KD − CE", "unit": "points", "given": False, "missing": ""}
+    row |= {"mean": 1.0, "low": -0.5, "high": 2.5, "n": 3, "decides": True}
+    line = findings.told(row)
+    assert line.startswith("* MNLI ") and line.endswith("   +1.00 [-0.50, +2.50] points, n = 3")
+    lost = findings.told(row | {"missing": "no record", "decides": False, "mean": np.nan})
+    assert lost.startswith("  MNLI ") and lost.endswith("no record")
+    assert findings.told(row | {"given": True}).endswith("points, estimate ± 15 %")
+    assert findings.told(row | {"mean": np.nan}).endswith(" points"), "nan is no number"
+
+
+def test_the_bill_is_that_of_all_records_and_teachers():
+    table = findings.bill().set_index(["notebook", "records"])
+    kept = gallery.Stored("laptop").records("07_eurollama_distil")
+    row = table.loc["07_eurollama_distil", "laptop"]
+    assert row["runs"] == len(kept) and row["seeds"] == len({record["seed"] for record in kept})
+    longest = max(record["seconds"] for record in kept) / 60
+    assert row["minutes"] > longest
+    assert set(table.loc["teacher"].index) == set(findings.TEACHERS)
+
+
 def test_the_thresholds_are_parameters():
     assert {
         k: settings_of("10_findings", "laptop")[k] for k in findings.THRESHOLDS

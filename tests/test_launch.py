@@ -145,7 +145,7 @@ def test_07_hands_over_no_teacher_whose_answers_are_stored(cached, tmp_path):
         if isinstance(node, ast.FunctionDef)
     ):
         exec(ast.unparse(node), names)
-    call = next(source for source in cells if 'run.stage("student"' in source)
+    call = next(source for source in cells if '"student", distil' in source)
     if cached:
         exec(call, names)
         assert (tmp_path / "student").stat().st_size > 0

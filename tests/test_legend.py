@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from datasets import Dataset
+from transformers import TrainerState
 
 from kdlib import figures, legend, models, translation
 
@@ -135,3 +137,14 @@ def test_figures_of_the_notebook_draw_what_a_record_gives_back():
             ]
         )
     ).canvas.draw()
+
+
+def test_the_watch_writes_p_end_where_trainer_keeps_its_log(chat):
+    model = models.add_end_token(tiny.llama(len(chat)), chat)
+    pairs = Dataset.from_dict(tiny.pairs(3))
+    rows = translation.encode(pairs, chat)[0]
+    state, watch = TrainerState(), translation.EndWatch(chat, rows)
+    for state.global_step in (1, 4, 5):
+        watch.on_step_end(None, state, None, model=model)
+    expected = translation.end_probability(model, chat, rows)
+    assert state.log_history == [{"step": 1, "p_end": expected}, {"step": 5, "p_end": expected}]

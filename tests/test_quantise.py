@@ -206,3 +206,8 @@ def test_nothing_on_stderr():
         [sys.executable, "-c", "import kdlib.models"], capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_grid_has_a_name():
+    assert quantise.grid_name(4, 32) == "4 bits, groups of 32"
+    assert quantise.grid_name(3, 0) == "3 bits, one step"

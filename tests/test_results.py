@@ -201,6 +201,12 @@ def test_listed_items_carry_the_seed_of_their_run():
     assert table.to_dict("list") == {"seed": [3, 3], "name": ["right", "wrong"]}
 
 
+def test_what_was_not_measured_has_no_column():
+    text = results.formatted([{"name": "a", "bleu": 12.34, "kl": 1}], {"name": "s", "bleu": ".1f"})
+    assert [line.split() for line in text.splitlines()] == [["name", "bleu"], ["a", "12.3"]]
+    assert results.short("abc", 3) == "abc" and results.short("abcd", 3) == "abc…"
+
+
 def test_a_difference_is_told_with_the_digits_of_its_mean():
     gap = results.difference(0.0123, -0.001, 0.0256, 3)
     assert gap.verdict == "includes 0: not shown"

@@ -1,11 +1,14 @@
-"""The tables of notebook 07: whom they compare, and that the course's own runs still say the same."""
+"""The tables of notebooks 06 to 09: whom they compare, and that the course's own runs still say
+what the notebooks print.
+"""
 
 import json
 
 import pandas as pd
 import pytest
 
-from kdlib import results
+from kdlib import batch, figures, results
+from kdlib import figures_beyond as beyond
 from kdlib import translation_tables as tables
 from kdlib.paths import ROOT
 
@@ -96,20 +99,81 @@ def test_the_distance_from_the_teacher_is_that_of_the_last_look():
     assert table.loc[0, "kl_to_teacher"] == "0.30"
 
 
+def test_an_ending_is_judged_by_what_was_measured():
+    rows = [{"name": "right", "ended": 1.0, "texts": ["a"]}, {"name": "wrong", "ended": 0.256}]
+    lines = tables.endings(rows).splitlines()
+    assert [line.split() for line in lines] == [["ended"], ["right", "100%"], ["wrong", "26%"]]
+
+
+def test_only_watched_recipes_have_a_curve():
+    watched = {"name": "right", "curve": [[0, 1e-4], [5, 0.5]]}
+    records = [record(seed=2, recipes=[watched, {"name": "no end token", "curve": []}])]
+    table = tables.end_curves(records, vocabulary=100)
+    assert table["step"].tolist() == [0, 5] and table["probability"].tolist() == [1e-4, 0.5]
+    assert set(table["name"]) == {"new row"} and set(table["seed"]) == {2}
+
+
+# -- the course's own runs -------------------------------------------------------------------------
+
+
+def printed(notebook: str) -> str:
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text("utf8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return "\n".join("".join(output.get("text", "")) for output in outputs)
+
+
+def hidden_states(records: list[dict]) -> str:
+    halves = beyond.hidden_runs(results.frame(records), beside_04=True)
+    digits = {"accuracy_pct": 1, "label_kl": 3, "rows_asked": 0, "imitate_seconds": 0}
+    return beyond.spreads(halves, ["student", "hidden"], digits)
+
+
+def lessons(records: list[dict]) -> str:
+    digits = {"bleu": 1, "right": 2, "sampled_right": 2, "word_kl": 3}
+    digits |= {"outside": 3, "spread": 2, "own_kl": 3, "not measured": 1}
+    return beyond.spreads(beyond.lesson_runs(results.frame(records)), ["lesson"], digits)
+
+
 @pytest.mark.parametrize(
-    "profile, make",
+    "notebook, source, profile, make",
     [
-        ("laptop", lambda records: tables.heading(tables.runs(records))),
-        ("laptop", lambda records: tables.by_rate(tables.runs(records)).to_string(index=False)),
-        ("lab", lambda records: tables.heading_of_real(records[0])),
-        ("lab", lambda records: tables.with_distance(records).to_string(index=False)),
+        ("07", "07", "laptop", lambda records: tables.heading(tables.runs(records))),
+        ("07", "07", "laptop", lambda records: tables.by_rate(tables.runs(records)).to_string(index=False)),
+        ("07", "07", "lab", lambda records: tables.heading_of_real(records[0])),
+        ("07", "07", "lab", lambda records: tables.with_distance(records).to_string(index=False)),
+        ("08", "06", "laptop", tables.over_length),
+        ("08", "08", "lab", figures.on_real_rows),
+        ("09", "09", "laptop", hidden_states),
+        ("09", "09", "laptop", lessons),
     ],
-)
-def test_the_notebook_prints_what_the_stored_runs_say(profile, make):
-    notebook = json.loads((ROOT / "notebooks" / f"{NOTEBOOK}.ipynb").read_text("utf8"))
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
-    printed = "\n".join("".join(output.get("text", "")) for output in outputs)
-    assert make(results.reference_records(NOTEBOOK, profile)) in printed
+)  # fmt: skip
+def test_a_notebook_prints_what_the_stored_runs_say(notebook, source, profile, make):
+    names = {name[:2]: name for name in batch.COURSE}
+    assert make(results.reference_records(names[source], profile)) in printed(names[notebook])
+
+
+def test_no_run_is_no_table():
+    assert beyond.spreads(pd.DataFrame({"lesson": ["a"]}), ["lesson"], {"bleu": 1}) == "no run yet"
+
+
+def test_the_plane_has_the_student_and_both_kinds_of_grid():
+    used = pd.DataFrame(
+        {
+            "model": ["MNLI teacher", "MNLI student", "MNLI student"],
+            "method": ["fp32", "fp32", "fp16"],
+            "mb_packed": [9.0, 3.0, 1.5],
+            "accuracy": [80.0, 70.0, 70.0],
+        }
+    )
+    translators = [{"name": "3 bits, one step", "mb": 1.0, "bleu": 20.0}]
+    table = figures.plane_rows(
+        "MNLI student", used, {"4 bits, groups of 32": (0.5, 69.0)}, translators
+    )
+    assert table["method"].tolist() == ["fp32", "4 bits, groups of 32", "3 bits, one step"]
+    assert table["one_scale"].tolist() == [False, False, True]
+    assert table["megabytes"].tolist() == [3.0, 0.5, 1.0]
+    assert table["quality"].tolist() == [70.0, 69.0, 20.0]
+    assert table["measure"].tolist() == ["accuracy (%)", "accuracy (%)", "BLEU"]
 
 
 def test_gaps_leave_out_what_no_seed_can_say():

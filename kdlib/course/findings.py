@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..paths import DATA
 from . import results
 from .claims import CLAIMS, Ask, Evidence
 from .stored import Missing, Stored
@@ -27,6 +28,14 @@ THRESHOLDS = {"severe": 5.0, "fails": 10.0}
 OF_CLAIM = ["id", "short", "verdict_of_claim", "for it"]
 OF_EVIDENCE = ["corpus", "what", "real", "given", "shown", "decides"]
 OF_EVIDENCE += ["mean", "low", "high", "n", "limit", "sign", "unit", "verdict"]
+# The teachers that ship, below data/teachers.
+TEACHERS = {
+    "MiniNLI": "mini_nli",
+    "MiniQQP": "mini_qqp",
+    "MiniParl": "miniparl",
+    "MNLI": "mnli_logits.safetensors",
+    "QQP": "qqp_logits.safetensors",
+}
 
 
 def load() -> list[dict]:
@@ -177,6 +186,42 @@ def forest(evidence: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
     questions = evidence.drop(columns=["short", "claim"])
     both = claims.merge(questions, on="id", how="left", suffixes=("_of_claim", ""))
     return both[[*OF_CLAIM, *OF_EVIDENCE]]
+
+
+def told(evidence: dict) -> str:
+    """A row of evidence as a line; `*` marks what decides."""
+    count = "estimate ± 15 %" if evidence["given"] else f"n = {evidence['n']}"
+    known = evidence["unit"]
+    if not np.isnan(evidence["mean"]):
+        bounds = f"[{evidence['low']:+.2f}, {evidence['high']:+.2f}]"
+        known = f"{evidence['mean']:+8.2f} {bounds} {known}, {count}"
+    mark = "*" if evidence["decides"] else " "
+    about = f"{evidence['corpus']:14.14s} {evidence['what']:30.30s}"
+    return f"{mark} {about} {evidence['missing'] or known}"
+
+
+def bill() -> pd.DataFrame:
+    """What the course's own records and the teachers that ship took: one row a file.
+
+    It loads torch, for `teachers` does.
+    """
+    from . import teachers
+
+    rows = []
+    for path in sorted((DATA / "results").glob("*/*.json")):
+        notebook, profile = path.parent.name, path.stem
+        kept = Stored(profile).records(notebook)
+        # A run that went on later counts its last part alone; its stages know better.
+        stages = [sum(record.get("stage_seconds", {}).values()) for record in kept]
+        took = [max(r.get("seconds") or 0, seconds) for r, seconds in zip(kept, stages)]
+        row = {"notebook": notebook, "records": profile, "runs": len(kept)}
+        row |= {"seeds": len({record["seed"] for record in kept})}
+        row |= {"minutes": round(sum(took) / 60, 1)}
+        rows.append(row | {"most GB": max(record.get("peak_gb", 0) for record in kept)})
+    for name, place in TEACHERS.items():
+        row = {"notebook": "teacher", "records": name, "runs": 1, "seeds": 1}
+        rows.append(row | {"minutes": teachers.about(f"data/teachers/{place}")["minutes"]})
+    return pd.DataFrame(rows)
 
 
 def refuse_lost(evidence: pd.DataFrame) -> None:
