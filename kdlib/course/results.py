@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..engine.provenance import commit, peak_memory_gb, versions  # noqa: F401  (of a record)
+from ..methods import LABELS
 from ..paths import DATA, run_places, write_json
 from .statistics import Difference, bootstrap, bootstrap_metric, interval, paired  # noqa: F401  (a notebook names them results.…)
 from .stored import Missing, Stored, whole  # noqa: F401  (figures and claims read with them)
@@ -160,6 +161,24 @@ def _parts_of(record: dict) -> dict[str, dict]:
     }
 
 
+def where(records: list[dict], **wanted) -> list[dict]:
+    """The records with these settings, or with this `seed`: where(records, method="kd", alpha=0.5).
+
+    Numbers fit where they are close. KeyError for a setting that a record lacks.
+    """
+    found = []
+    for record in records:
+        given = {"seed": record["seed"], **record["settings"]}
+        if all(_is_same(given[name], value) for name, value in wanted.items()):
+            found.append(record)
+    return found
+
+
+def _is_same(one, other) -> bool:
+    is_number = isinstance(other, (int, float))
+    return bool(np.isclose(one, other, atol=0)) if is_number else one == other
+
+
 def history(records: list[dict], **columns) -> pd.DataFrame:
     """Loss curves: the `history` lists of records, one row a logged step.
 
@@ -190,6 +209,73 @@ def summary(
 
     groups = runs.groupby(by, sort=False, dropna=False)
     return groups[metrics].agg(cell).assign(runs=groups.size()).reset_index()
+
+
+def scores(
+    runs: pd.DataFrame,
+    by: str = "method",
+    percent: tuple[str, ...] = ("accuracy", "macro_f1", "ece"),
+    nats: tuple[str, ...] = ("ce", "kl_to_teacher", "kl_to_truth"),
+    seconds: tuple[str, ...] = (),
+) -> pd.DataFrame:
+    """The metrics that `runs` have, each in its unit, as "mean ± sd" a group; see `summary`.
+
+    Methods stand in the order and under the names of `methods.LABELS`. Those that never heard the
+    teacher have no part in its bill; stored answers were paid for elsewhere.
+    """
+    tables = []
+    for metrics, digits, scale in ((percent, 1, 100), (nats, 3, 1), (seconds, 0, 1)):
+        known = [metric for metric in metrics if metric in runs]
+        if known:
+            found = summary(runs, [by], known, digits, scale).set_index(by)
+            tables.append(found.drop(columns="runs") if tables else found)
+    table = pd.concat(tables, axis=1)
+    if "teacher_seconds" in table:
+        bill = table["teacher_seconds"].mask(table.index.isin(["ce", "label_smoothing"]), "–")
+        table["teacher_seconds"] = bill.replace("0 ± 0", "elsewhere")
+    if by == "method":
+        table = table.reindex([name for name in LABELS if name in table.index]).rename(index=LABELS)
+    return table.reset_index()
+
+
+def by_name(runs: pd.DataFrame, metric: str, into: str) -> pd.DataFrame:
+    """One row a run and name, of a metric that a run keeps under several names.
+
+    Of the columns "accuracy, KD" and "accuracy, CE only" it makes `accuracy`, with the names in the
+    column `into`. The runs' seeds stay beside them.
+    """
+    prefix = f"{metric}, "
+    found = runs.set_index("seed").filter(like=prefix).rename(columns=lambda n: n[len(prefix) :])
+    return found.melt(var_name=into, value_name=metric, ignore_index=False).reset_index()
+
+
+def against(runs: pd.DataFrame, other: str, metric: str, by: str = "method") -> pd.DataFrame:
+    """Every group of runs but `other`: mean ± sd, and its difference from `other` (see `paired`).
+
+    Indexed by the groups' names, in their order.
+    """
+    spreads = summary(runs, [by], [metric], scale=1).set_index(by)[metric].drop(other)
+    found = {name: paired(runs, name, other, metric, by) for name in spreads.index}
+    columns = [f"against {other}", "from", "to", "seeds", "verdict"]
+    table = pd.DataFrame(found, columns).T.drop(columns="seeds")
+    table.insert(0, "mean ± sd", spreads)
+    return table
+
+
+def over_alpha(runs: pd.DataFrame) -> pd.DataFrame:
+    """KD's runs and those on labels alone, which stand at alpha = 0: they are that for every T."""
+    grid = runs[runs["method"].isin(["kd", "ce"])]
+    return grid.assign(alpha=grid["alpha"].mask(grid["method"] == "ce", 0.0))
+
+
+def by_alpha(grid: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """A row a seed, a column an alpha: means over temperatures.
+
+    A seed that lacks a part of the grid is left out.
+    """
+    points = grid.groupby("seed")["seed"].transform("size")
+    whole_grid = grid[points == points.max()]
+    return whole_grid.pivot_table(index="seed", columns="alpha", values=metric)
 
 
 def compare(record: dict, metrics: list[str], against: list[dict]) -> pd.DataFrame:
@@ -226,6 +312,16 @@ def pack(classes) -> str:
 def guesses(record: dict) -> np.ndarray:
     """The guesses that a record keeps, as (rows,) whole numbers. KeyError when it keeps none."""
     return np.array([int(digit) for digit in record["results"]["guesses"]], dtype=int)
+
+
+def guesses_of_both(ours: list[dict], theirs: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """The guesses that two lists of records keep, (seeds, rows) each: the seeds that both have."""
+    first, second = (
+        {record["seed"]: guesses(record) for record in records if "guesses" in record["results"]}
+        for records in (ours, theirs)
+    )
+    seeds = sorted(first.keys() & second.keys())
+    return tuple(np.array([known[seed] for seed in seeds]) for known in (first, second))
 
 
 def store(notebook: str, profile: str, root: Path | None = None, name: str = "") -> Path:

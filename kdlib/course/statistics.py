@@ -21,6 +21,16 @@ class Difference(NamedTuple):
     n: int
     verdict: str
 
+    def told(self, spec: str, unit: str = "", scale: float = 1) -> str:
+        """Mean and interval as text: told("+.1f", "points") is "+0.8 points [+0.2, +1.4]".
+
+        spec: how the mean is written; the bounds have its digits, and not its width.
+        """
+        mean, low, high = (scale * value for value in (self.mean, self.low, self.high))
+        digits = "+" + spec[spec.index(".") :]
+        unit = f"{unit} " if unit else ""
+        return f"{mean:{spec}} {unit}[{low:{digits}}, {high:{digits}}]"
+
 
 def _difference(mean: float, low: float, high: float, n: int) -> Difference:
     excludes_zero = low > 0 or high < 0
