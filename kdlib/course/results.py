@@ -18,7 +18,14 @@ import pandas as pd
 from ..engine.provenance import commit, peak_memory_gb, versions  # noqa: F401  (of a record)
 from ..methods import LABELS
 from ..paths import DATA, run_places, write_json
-from .statistics import Difference, bootstrap, bootstrap_metric, interval, paired  # noqa: F401  (a notebook names them results.…)
+from .statistics import (  # noqa: F401  (a notebook names them results.…)
+    Difference,
+    bootstrap,
+    bootstrap_metric,
+    gaps,
+    interval,
+    paired,
+)
 from .stored import Missing, Stored, whole  # noqa: F401  (figures and claims read with them)
 
 REQUIRED = ("notebook", "profile", "seed", "settings", "results")
@@ -162,21 +169,16 @@ def _parts_of(record: dict) -> dict[str, dict]:
 
 
 def where(records: list[dict], **wanted) -> list[dict]:
-    """The records with these settings, or with this `seed`: where(records, method="kd", alpha=0.5).
+    """The records with these settings, or this `seed`: where(records, method="kd", alpha=0.5).
 
-    Numbers fit where they are close. KeyError for a setting that a record lacks.
+    KeyError for a setting that a record lacks.
     """
     found = []
     for record in records:
         given = {"seed": record["seed"], **record["settings"]}
-        if all(_is_same(given[name], value) for name, value in wanted.items()):
+        if all(given[name] == value for name, value in wanted.items()):
             found.append(record)
     return found
-
-
-def _is_same(one, other) -> bool:
-    is_number = isinstance(other, (int, float))
-    return bool(np.isclose(one, other, atol=0)) if is_number else one == other
 
 
 def history(records: list[dict], **columns) -> pd.DataFrame:
@@ -238,28 +240,17 @@ def scores(
     return table.reset_index()
 
 
-def by_name(runs: pd.DataFrame, metric: str, into: str) -> pd.DataFrame:
-    """One row a run and name, of a metric that a run keeps under several names.
+def against(table: pd.DataFrame, other: str) -> pd.DataFrame:
+    """Each column of `table` but `other`: mean ± sd, and what it is more than `other`, row by row.
 
-    Of the columns "accuracy, KD" and "accuracy, CE only" it makes `accuracy`, with the names in the
-    column `into`. The runs' seeds stay beside them.
+    table: a row a seed. The columns `from` and `to` are the bounds of `interval`.
     """
-    prefix = f"{metric}, "
-    found = runs.set_index("seed").filter(like=prefix).rename(columns=lambda n: n[len(prefix) :])
-    return found.melt(var_name=into, value_name=metric, ignore_index=False).reset_index()
-
-
-def against(runs: pd.DataFrame, other: str, metric: str, by: str = "method") -> pd.DataFrame:
-    """Every group of runs but `other`: mean ± sd, and its difference from `other` (see `paired`).
-
-    Indexed by the groups' names, in their order.
-    """
-    spreads = summary(runs, [by], [metric], scale=1).set_index(by)[metric].drop(other)
-    found = {name: paired(runs, name, other, metric, by) for name in spreads.index}
-    columns = [f"against {other}", "from", "to", "seeds", "verdict"]
-    table = pd.DataFrame(found, columns).T.drop(columns="seeds")
-    table.insert(0, "mean ± sd", spreads)
-    return table
+    rows = {}
+    for name in table.columns.drop(other):
+        found = interval(table[name] - table[other])
+        spread = f"{table[name].mean():.1f} ± {table[name].std():.1f}"
+        rows[name] = [spread, found.mean, found.low, found.high, found.verdict]
+    return pd.DataFrame(rows, ["mean ± sd", f"against {other}", "from", "to", "verdict"]).T
 
 
 def over_alpha(runs: pd.DataFrame) -> pd.DataFrame:
@@ -316,12 +307,12 @@ def guesses(record: dict) -> np.ndarray:
 
 def guesses_of_both(ours: list[dict], theirs: list[dict]) -> tuple[np.ndarray, np.ndarray]:
     """The guesses that two lists of records keep, (seeds, rows) each: the seeds that both have."""
-    first, second = (
+    kept = [
         {record["seed"]: guesses(record) for record in records if "guesses" in record["results"]}
         for records in (ours, theirs)
-    )
-    seeds = sorted(first.keys() & second.keys())
-    return tuple(np.array([known[seed] for seed in seeds]) for known in (first, second))
+    ]
+    seeds = sorted(kept[0].keys() & kept[1].keys())
+    return tuple(np.array([known[seed] for seed in seeds]) for known in kept)
 
 
 def store(notebook: str, profile: str, root: Path | None = None, name: str = "") -> Path:

@@ -54,6 +54,15 @@ def paired(
     return interval(gaps) if len(gaps) else None
 
 
+def gaps(runs: pd.DataFrame, a: str, others, metrics, by: str = "method"):
+    """(other, metric, Difference) of `a` minus each of the others, where seeds of both are known."""
+    for other in others:
+        for metric in metrics:
+            found = paired(runs, a, other, metric, by) if metric in runs and other != a else None
+            if found is not None:
+                yield other, metric, found
+
+
 def interval(values) -> Difference:
     """The mean of a few numbers, one a seed, with its 95 % interval (Student's t).
 
