@@ -335,6 +335,16 @@ def test_guesses_of_two_methods_are_compared_seed_by_seed():
     assert [len(part) for part in results.guesses_of_both(ours, [])] == [0, 0]
 
 
+def test_gaps_are_those_that_both_sides_measured():
+    rows = [("kd", seed, 0.8 + seed / 100) for seed in range(3)] + [
+        ("ce", seed, 0.7) for seed in (0, 1)
+    ]
+    runs = pd.DataFrame(rows, columns=["method", "seed", "accuracy"])
+    found = list(results.gaps(runs, "kd", ["ce", "kd", "shuffled"], ["accuracy", "ece"]))
+    assert found == [("ce", "accuracy", results.paired(runs, "kd", "ce", "accuracy"))]
+    assert found[0][2].n == 2
+
+
 def test_a_difference_tells_its_mean_and_interval_in_its_unit():
     found = statistics.Difference(0.0081, -0.0021, 0.0139, 3, "includes 0: not shown")
     assert found.told("+.1f", "points", 100) == "+0.8 points [-0.2, +1.4]"

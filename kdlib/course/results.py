@@ -3,6 +3,7 @@
     runs = results.load("04_distilbert_mnli")                      # my runs
     reference = results.reference("04_distilbert_mnli", "laptop")  # the course's own
     results.summary(reference, by=["method"], metrics=["accuracy", "macro_f1"])
+    results.scores(reference)                                      # a line a method, with units
     results.paired(reference, "kd", "ce", "accuracy")              # would other seeds agree?
 
 No torch here. Intervals stand in `statistics`.
