@@ -290,6 +290,92 @@ def test_a_paired_difference_is_a_paired_t_interval():
     assert results.paired(runs, "kd", "none", "accuracy") is None
 
 
+def setting(seed=0, learning_rate=5e-4, method="kd", alpha=0.5, temperature=2.0, **found) -> dict:
+    """A record of one point of a sweep."""
+    settings = {"method": method, "learning_rate": learning_rate, "alpha": alpha}
+    return record(seed, settings=settings | {"temperature": temperature}, results=found)
+
+
+def test_records_are_picked_by_their_settings():
+    records = [setting(seed, rate) for seed in range(3) for rate in (5e-4, 5e-6, 5e-8)]
+    records.append(setting(0, method="ce"))
+    seeds = lambda **wanted: [r["seed"] for r in results.where(records, **wanted)]
+    assert seeds(method="kd", learning_rate=0.0005) == [0, 1, 2]
+    assert seeds(learning_rate=5e-8) == [0, 1, 2], "small rates are not all alike"
+    assert seeds(method="kd", seed=1, alpha=0.5) == [1, 1, 1]
+    assert seeds() == [r["seed"] for r in records] and seeds(alpha=1) == []
+    with pytest.raises(KeyError, match="learning_rat"):
+        results.where(records, learning_rat=5e-4)
+
+
+def test_a_table_of_methods_has_their_names_and_order_and_a_unit_a_metric():
+    rows = [("kd", 0.80, 0.30, 5.0), ("kd", 0.82, 0.32, 6.0), ("ce", 0.70, 0.50, 5.0)]
+    rows += [("shuffled", 0.75, 0.40, 0.0)]
+    runs = pd.DataFrame(rows, columns=["method", "accuracy", "ce", "teacher_seconds"])
+    table = results.scores(runs, seconds=("seconds", "teacher_seconds"))
+    assert table.columns.tolist() == ["method", "accuracy", "runs", "ce", "teacher_seconds"]
+    assert table.to_numpy().tolist() == [
+        ["CE only", "70.0", 1, "0.500", "–"],
+        ["KD, wrong classes shuffled", "75.0", 1, "0.400", "0"],
+        ["KD", "81.0 ± 1.4", 2, "0.310 ± 0.014", "6 ± 1"],
+    ]
+    by_loss = results.scores(runs, by="ce", percent=["accuracy"], nats=())
+    assert by_loss["ce"].tolist() == [0.30, 0.32, 0.50, 0.40], "as they come"
+    stored = pd.concat([runs.assign(teacher_seconds=0.0)] * 2)
+    bill = results.scores(stored, seconds=["teacher_seconds"])["teacher_seconds"]
+    assert bill.tolist() == ["–", "elsewhere", "elsewhere"]
+
+
+def test_columns_beside_one_of_them():
+    columns = {"right": [80.0, 82.0], "T² forgotten": [70.0, 70.0], "swapped": [80.0, 83.0]}
+    table = results.against(pd.DataFrame(columns), "right")
+    assert table.columns.tolist() == ["mean ± sd", "against right", "from", "to", "verdict"]
+    assert table["mean ± sd"].to_dict() == {"T² forgotten": "70.0 ± 0.0", "swapped": "81.5 ± 2.1"}
+    for name, gaps in (("T² forgotten", [-10, -12]), ("swapped", [0, 1])):
+        expected = results.interval(gaps)
+        given = table.loc[name, ["against right", "from", "to"]].tolist()
+        assert given == pytest.approx([expected.mean, expected.low, expected.high])
+        assert table.loc[name, "verdict"] == expected.verdict
+
+
+def test_labels_alone_stand_at_alpha_0_and_half_a_grid_is_left_out():
+    points = [(method, alpha, T, seed) for seed in (0, 1) for method, alpha, T in (
+        ("ce", 0.9, 2), ("kd", 0.5, 1), ("kd", 0.5, 4), ("kd", 1.0, 1), ("kd", 1.0, 4))]  # fmt: skip
+    points += [("shuffled", 0.5, 2, 0), ("kd", 0.5, 1, 2)]  # a control, and a sweep cut short
+    runs = pd.DataFrame(points, columns=["method", "alpha", "temperature", "seed"])
+    runs["accuracy"] = runs["alpha"] + runs["temperature"] / 100 + runs["seed"]
+    grid = results.over_alpha(runs)
+    assert set(grid["method"]) == {"kd", "ce"} and len(grid) == 11
+    assert (grid["alpha"] == 0).equals(grid["method"] == "ce") and (runs["alpha"] > 0).all()
+    table = results.by_alpha(grid)
+    assert table.index.tolist() == [0, 1] and table.columns.tolist() == [0.0, 0.5, 1.0]
+    assert table.loc[1].tolist() == pytest.approx([1.92, 1.525, 2.025])
+
+
+def test_guesses_of_two_methods_are_compared_seed_by_seed():
+    ours = [setting(seed, guesses=text) for seed, text in ((2, "01"), (0, "11"), (1, "00"))]
+    theirs = [setting(0, guesses="10"), setting(2, guesses="00"), setting(1), setting(9)]
+    first, second = results.guesses_of_both(ours, theirs)
+    assert first.tolist() == [[1, 1], [0, 1]] and second.tolist() == [[1, 0], [0, 0]]
+    assert [len(part) for part in results.guesses_of_both(ours, [])] == [0, 0]
+
+
+def test_gaps_are_those_that_both_sides_measured():
+    rows = [("kd", seed, 0.8 + seed / 100) for seed in range(3)] + [
+        ("ce", seed, 0.7) for seed in (0, 1)
+    ]
+    runs = pd.DataFrame(rows, columns=["method", "seed", "accuracy"])
+    found = list(results.gaps(runs, "kd", ["ce", "kd", "shuffled"], ["accuracy", "ece"]))
+    assert found == [("ce", "accuracy", results.paired(runs, "kd", "ce", "accuracy"))]
+    assert found[0][2].n == 2
+
+
+def test_a_difference_tells_its_mean_and_interval_in_its_unit():
+    found = statistics.Difference(0.0081, -0.0021, 0.0139, 3, "includes 0: not shown")
+    assert found.told("+.1f", "points", 100) == "+0.8 points [-0.2, +1.4]"
+    assert found.told("7.3f") == "  0.008 [-0.002, +0.014]"
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -3,6 +3,7 @@
     runs = results.load("04_distilbert_mnli")                      # my runs
     reference = results.reference("04_distilbert_mnli", "laptop")  # the course's own
     results.summary(reference, by=["method"], metrics=["accuracy", "macro_f1"])
+    results.scores(reference)                                      # a line a method, with units
     results.paired(reference, "kd", "ce", "accuracy")              # would other seeds agree?
 
 No torch here. Intervals stand in `statistics`.
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..engine.provenance import commit, peak_memory_gb, versions  # noqa: F401  (of a record)
+from ..methods import LABELS
 from ..paths import DATA, run_places, write_json
 from .statistics import (  # noqa: F401  (a notebook names them results.…)
     Difference,
@@ -168,6 +170,19 @@ def _parts_of(record: dict) -> dict[str, dict]:
     }
 
 
+def where(records: list[dict], **wanted) -> list[dict]:
+    """The records with these settings, or this `seed`: where(records, method="kd", alpha=0.5).
+
+    KeyError for a setting that a record lacks.
+    """
+    found = []
+    for record in records:
+        given = {"seed": record["seed"], **record["settings"]}
+        if all(given[name] == value for name, value in wanted.items()):
+            found.append(record)
+    return found
+
+
 def history(records: list[dict], **columns) -> pd.DataFrame:
     """Loss curves: the `history` lists of records, one row a logged step.
 
@@ -228,6 +243,62 @@ def summary(
     return groups[list(digits_of)].agg(cell).assign(runs=groups.size()).reset_index()
 
 
+def scores(
+    runs: pd.DataFrame,
+    by: str = "method",
+    percent: tuple[str, ...] = ("accuracy", "macro_f1", "ece"),
+    nats: tuple[str, ...] = ("ce", "kl_to_teacher", "kl_to_truth"),
+    seconds: tuple[str, ...] = (),
+) -> pd.DataFrame:
+    """The metrics that `runs` have, each in its unit, as "mean ± sd" a group; see `summary`.
+
+    Methods stand in the order and under the names of `methods.LABELS`. Those that never heard the
+    teacher have no part in its bill; stored answers were paid for elsewhere.
+    """
+    tables = []
+    for metrics, digits, scale in ((percent, 1, 100), (nats, 3, 1), (seconds, 0, 1)):
+        known = [metric for metric in metrics if metric in runs]
+        if known:
+            found = summary(runs, [by], known, digits, scale).set_index(by)
+            tables.append(found.drop(columns="runs") if tables else found)
+    table = pd.concat(tables, axis=1)
+    if "teacher_seconds" in table:
+        bill = table["teacher_seconds"].mask(table.index.isin(["ce", "label_smoothing"]), "–")
+        table["teacher_seconds"] = bill.replace("0 ± 0", "elsewhere")
+    if by == "method":
+        table = table.reindex([name for name in LABELS if name in table.index]).rename(index=LABELS)
+    return table.reset_index()
+
+
+def against(table: pd.DataFrame, other: str) -> pd.DataFrame:
+    """Each column of `table` but `other`: mean ± sd, and what it is more than `other`, row by row.
+
+    table: a row a seed. The columns `from` and `to` are the bounds of `interval`.
+    """
+    rows = {}
+    for name in table.columns.drop(other):
+        found = interval(table[name] - table[other])
+        spread = f"{table[name].mean():.1f} ± {table[name].std():.1f}"
+        rows[name] = [spread, found.mean, found.low, found.high, found.verdict]
+    return pd.DataFrame(rows, ["mean ± sd", f"against {other}", "from", "to", "verdict"]).T
+
+
+def over_alpha(runs: pd.DataFrame) -> pd.DataFrame:
+    """KD's runs and those on labels alone, which stand at alpha = 0: they are that for every T."""
+    grid = runs[runs["method"].isin(["kd", "ce"])]
+    return grid.assign(alpha=grid["alpha"].mask(grid["method"] == "ce", 0.0))
+
+
+def by_alpha(grid: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """A row a seed, a column an alpha: means over temperatures.
+
+    A seed that lacks a part of the grid is left out.
+    """
+    points = grid.groupby("seed")["seed"].transform("size")
+    whole_grid = grid[points == points.max()]
+    return whole_grid.pivot_table(index="seed", columns="alpha", values=metric)
+
+
 def compare(record: dict, metrics: list[str], against: list[dict]) -> pd.DataFrame:
     """Your run | reference mean ± sd | inside?
 
@@ -262,6 +333,16 @@ def pack(classes) -> str:
 def guesses(record: dict) -> np.ndarray:
     """The guesses that a record keeps, as (rows,) whole numbers. KeyError when it keeps none."""
     return np.array([int(digit) for digit in record["results"]["guesses"]], dtype=int)
+
+
+def guesses_of_both(ours: list[dict], theirs: list[dict]) -> tuple[np.ndarray, np.ndarray]:
+    """The guesses that two lists of records keep, (seeds, rows) each: the seeds that both have."""
+    kept = [
+        {record["seed"]: guesses(record) for record in records if "guesses" in record["results"]}
+        for records in (ours, theirs)
+    ]
+    seeds = sorted(kept[0].keys() & kept[1].keys())
+    return tuple(np.array([known[seed] for seed in seeds]) for known in kept)
 
 
 def store(notebook: str, profile: str, root: Path | None = None, name: str = "") -> Path:
