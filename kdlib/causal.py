@@ -19,7 +19,13 @@ from .engine.cached_tokens import TEACHER_PLACE, cached_answers, check_caches, w
 from .engine.device import at_work
 from .engine.head import in_place_of_head, logits_at, why_dense
 from .engine.wide_loss import linear_distillation_loss
-from .losses import DistillationLoss, TopK, distillation_loss, topk_distillation_loss
+from .losses import (
+    IGNORED,
+    DistillationLoss,
+    TopK,
+    distillation_loss,
+    topk_distillation_loss,
+)
 
 NOTHING_TO_LEARN = (
     "all labels are -100. Were the targets truncated, or the mask put on the wrong side?"
@@ -39,7 +45,7 @@ def target_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
 
     keep: (batch, length) bool, the positions that predict. targets: (tokens,), what they predict.
     """
-    is_target = labels[:, 1:] != -100
+    is_target = labels[:, 1:] != IGNORED
     keep = torch.zeros_like(labels, dtype=torch.bool)
     keep[:, :-1] = is_target  # the last position predicts nothing
     return keep, labels[:, 1:][is_target]
@@ -64,7 +70,7 @@ def refuse_nothing_to_learn(rows) -> None:
     """
     if "labels" not in (getattr(rows, "column_names", None) or []):
         return
-    if not any(label != -100 for row in rows for label in row["labels"][1:]):
+    if not any(label != IGNORED for row in rows for label in row["labels"][1:]):
         raise ValueError(f"no training row has a token to learn: {NOTHING_TO_LEARN}")
 
 
@@ -79,6 +85,7 @@ def token_loss(
     temperature: float,
     alpha: float,
     divergence: str,
+    beta: float = 0.5,
     ce_only: tuple[int, ...] = (),
     num_items: int | float | Tensor | None = None,
 ) -> DistillationLoss:
@@ -97,7 +104,8 @@ def token_loss(
         ce = _cross_entropy(student_logits, targets) / count
         return DistillationLoss((1 - alpha) * ce, ce.detach() * 0, ce)
 
-    settings = dict(temperature=temperature, alpha=alpha, divergence=divergence, num_items=count)
+    settings = dict(temperature=temperature, alpha=alpha, divergence=divergence, beta=beta)
+    settings["num_items"] = count
     loss = topk_distillation_loss if isinstance(teacher, TopK) else distillation_loss
     unheard_ids = torch.tensor(list(ce_only), device=targets.device, dtype=targets.dtype)
     unheard = torch.isin(targets, unheard_ids)
@@ -196,7 +204,7 @@ def row_sums(
     return torch.stack(sums)
 
 
-def metrics(sums: np.ndarray, knows_teacher: bool) -> dict[str, float]:
+def means_over_tokens(sums: np.ndarray, knows_teacher: bool) -> dict[str, float]:
     """`row_sums` of a whole set → its means over target tokens.
 
     `ce_only` positions count in kd with 0.
@@ -252,35 +260,31 @@ class Tokens:
     def check_rows(self, rows) -> None:
         refuse_nothing_to_learn(rows)
 
-    def counted(self, batch: dict) -> dict:
-        """The part of a batch whose labels Trainer is to count: the first label has no predictor."""
+    def batch_to_count(self, batch: dict) -> dict:
+        """The batch as Trainer is to count its labels: the first label has no predictor."""
         return {"labels": batch["labels"][:, 1:]} if "labels" in batch else batch
 
     def loss(self, model, inputs: dict, num_items, needs_logits: bool):
         """(loss, student's logits or None) of a batch."""
-        args = self.trainer.args
-        settings = dict(self.settings(), num_items=num_items)
+        settings = self.settings() | {"num_items": num_items}
         keep, targets = target_positions(inputs["labels"])
-        if not (needs_logits or self.change or self.is_dense):
-            self.is_dense = bool(why_dense(model, inputs))
-        if not (needs_logits or self.change or self.is_dense):
-            answers = self.wide_answers(inputs, keep)
+        if not (needs_logits or self.change or self._must_be_dense(model, inputs)):
+            answers = self.answers_without_logits(inputs, keep)
             return wide_loss(model, inputs, keep, targets, answers, **settings), None
 
         student_logits = logits_at(model, inputs, keep)
-        answers = self.answers(inputs, keep) if args.alpha > 0 else None
+        answers = self.answers(inputs, keep) if self.trainer.args.alpha > 0 else None
         if self.change and answers is not None and model.training:
             answers = self.change(answers, student_logits)
         return token_loss(student_logits, answers, targets, **settings), student_logits
 
+    def _must_be_dense(self, model, inputs: dict) -> bool:
+        """Must the student's logits be made after all? Once they must, nobody asks again."""
+        self.is_dense = self.is_dense or bool(why_dense(model, inputs))
+        return self.is_dense
+
     def settings(self) -> dict:
-        args = self.trainer.args
-        return dict(
-            temperature=args.temperature,
-            alpha=args.alpha,
-            divergence=args.divergence,
-            ce_only=self.ce_only,
-        )
+        return self.trainer.args.loss_settings() | {"ce_only": self.ce_only}
 
     @torch.no_grad()
     def answers(self, inputs: dict, keep: Tensor) -> Tensor | TopK | None:
@@ -294,7 +298,7 @@ class Tokens:
             return cached_answers(self.caches, inputs[TEACHER_PLACE], temperature, keep.device)
         return None if teacher is None else logits_at(teacher, inputs, keep)
 
-    def wide_answers(self, inputs: dict, keep: Tensor) -> dict:
+    def answers_without_logits(self, inputs: dict, keep: Tensor) -> dict:
         """The same, as `wide_loss` takes it; with alpha = 0 the teacher isn't asked."""
         teacher = self.trainer.teacher
         if self.trainer.args.alpha == 0:
@@ -316,4 +320,4 @@ class Tokens:
         """The means of an evaluation set. output: Trainer's, with the sums gathered."""
         has_place = TEACHER_PLACE in (getattr(rows, "column_names", None) or [])
         is_asked = self.trainer.args.alpha > 0 and self.trainer.teacher is not None
-        return metrics(output.predictions, has_place or is_asked)
+        return means_over_tokens(output.predictions, has_place or is_asked)

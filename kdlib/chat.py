@@ -193,14 +193,13 @@ def llama3_tokenizer(model_file: str | Path) -> PreTrainedTokenizerFast:
     return _wrapped(converter.converted())
 
 
-def small_tokenizer(texts, *, size: int = 0, least: int = 1) -> PreTrainedTokenizerFast:
+def small_tokenizer(texts, *, size: int = 0) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with Llama 3's special tokens and template, for a laptop's models.
 
     A token is a word with the space before it, so that joining tokens gives the text back. French
     elisions are pieces of their own, followed by an ordinary word: "l'homme" is "l'" + " homme" and
     shares its noun with "un homme". texts: an iterable of sentences, both languages; the prompt's
-    words are added. size: at most so many words, the commonest (0: all). least: words that occur
-    more rarely become `<|unk|>`.
+    words are added. size: at most so many words, the commonest (0: all); others become `<|unk|>`.
     """
     from tokenizers import Tokenizer, models
 
@@ -218,8 +217,8 @@ def small_tokenizer(texts, *, size: int = 0, least: int = 1) -> PreTrainedTokeni
         needed.update(pieces(part))
     counts = Counter(piece for text in texts for piece in pieces(text))
     # The commonest first; equally common ones by the alphabet, so that ids never depend on luck.
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    words = [word for word, count in ranked if count >= least and word not in needed]
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    words = [word for word in ranked if word not in needed]
     if size:
         words = words[:size]
     vocabulary = [*special, *sorted(needed), *words]

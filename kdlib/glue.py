@@ -48,11 +48,10 @@ def load(
     *,
     rows: int = 0,
     among: list[str] | None = None,
-    revision: str | None = None,
 ):
     """A split as a `datasets.Dataset` with the task's two text columns, `label` and `idx`; checked.
 
-    source: a hub id ("nyu-mll/glue"), or a folder with `<split>-*.parquet`, or with such a folder
+    source: a hub id ("nyu-mll/glue", or "nyu-mll/glue@REVISION"), or a folder with `<split>-*.parquet`, or with such a folder
         under the task's name. A folder under `$KD_REAL` (or one that `python -m kdlib get real`
         filled) is taken before the hub.
     rows: the first so many, after a fixed shuffle (0: all, in order). The same rows for every seed
@@ -65,7 +64,7 @@ def load(
     if rows < 0:
         raise ValueError(f"rows must be a count, or 0 for all, not {rows}")
     task = TASKS[task] if isinstance(task, str) else task
-    data = _read(task, f"{source}@{revision}" if revision else source, split)
+    data = _read(task, source, split)
     where = f"{source}, split {split!r}"
     check(data, task, where)
     if among is not None:

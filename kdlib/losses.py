@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
+# The label of an item that is not learnt: torch's own default, so that cross_entropy skips it too.
+IGNORED = -100
 
 
 class DistillationLoss(NamedTuple):
@@ -61,7 +63,7 @@ def distillation_loss(
     alpha: float = 0.5,
     divergence: str = "forward_kl",
     beta: float = 0.5,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORED,
     num_items: int | float | Tensor | None = None,
 ) -> DistillationLoss:
     """The loss of one batch: `(total, kd, ce)`.
@@ -105,7 +107,7 @@ def topk_distillation_loss(
     alpha: float = 0.5,
     divergence: str = "forward_kl",
     beta: float = 0.5,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORED,
     num_items: int | float | Tensor | None = None,
 ) -> DistillationLoss:
     """`distillation_loss` against a teacher of which k tokens an item and the rest are known.

@@ -44,34 +44,31 @@ from .engine.agreement import (  # noqa: F401  (a notebook names them models.…
 )
 from .engine.asking import forward_inputs
 from .engine.cutting import student_from_teacher, which_layers  # noqa: F401
-from .engine.device import at_work
+from .engine.device import at_work, evaluating
 
 # -- loading -------------------------------------------------------------------------------------
 
 
-def load(
-    source: str | Path, labels: tuple[str, ...] | None = None, *, revision: str | None = None
-) -> PreTrainedModel:
+def load(source: str | Path, labels: tuple[str, ...] | None = None) -> PreTrainedModel:
     """A sequence classifier from a hub id or a folder, in float32.
 
+    source: as for all loaders here, `owner/name`, or `owner/name@REVISION`, which pins one.
     labels: its classes in order. A checkpoint that names its own classes keeps its names (compare
         with `check_labels`). One without a classification head, or with the anonymous LABEL_0…,
         gets these. A head that the checkpoint lacks starts at random: right for a student, not for
         a teacher (see `load_teacher`).
     Raises ValueError when the number of classes differs, OSError with advice when it cannot be had.
     """
-    model, _ = _load(source, labels, revision)
+    model, _ = _load(source, labels)
     return model
 
 
-def _load(
-    source: str | Path, labels: tuple[str, ...] | None, revision: str | None
-) -> tuple[PreTrainedModel, list[str]]:
+def _load(source: str | Path, labels: tuple[str, ...] | None) -> tuple[PreTrainedModel, list[str]]:
     """See `load`; and the names of the weights that the checkpoint lacks.
 
     These were drawn at random.
     """
-    place = _place(source, "classifier", revision)
+    place = hub.folder(source, "classifier")
     config = _read(AutoConfig.from_pretrained, place)
     kinds = config.architectures or []
     has_head = any(name.endswith("ForSequenceClassification") for name in kinds)
@@ -95,9 +92,7 @@ def _load(
     return model.eval(), sorted(loading["missing_keys"])
 
 
-def load_teacher(
-    source: str | Path, labels: tuple[str, ...], *, revision: str | None = None
-) -> PreTrainedModel:
+def load_teacher(source: str | Path, labels: tuple[str, ...]) -> PreTrainedModel:
     """A fine-tuned classifier whose answers are to be learnt from, its outputs ordered by `labels`.
 
     A checkpoint that names these classes in another order gets its outputs sorted. One without
@@ -106,7 +101,7 @@ def load_teacher(
     Raises ValueError before any row is read: for a head that is not trained, for other class names,
     and as `load`.
     """
-    model, missing = _load(source, labels, revision)
+    model, missing = _load(source, labels)
     if missing:
         listed = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
         raise ValueError(
@@ -164,19 +159,14 @@ def load_pair(teacher: str | Path, student: str | Path, labels: tuple[str, ...])
     return Pair(model, student_source, tokenizer)
 
 
-def load_causal(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype | str = torch.float32,
-) -> PreTrainedModel:
+def load_causal(source: str | Path, *, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
     """A decoder-only language model from a hub id or a folder.
 
     dtype: "bfloat16" suits a teacher that is only asked.
     Raises ValueError for an encoder or an encoder-decoder, OSError with advice when it cannot be
     had, or not without a token.
     """
-    place = _place(source, "causal", revision)
+    place = hub.folder(source, "causal")
     config = _read(AutoConfig.from_pretrained, place)
     kinds = config.architectures or ["ForCausalLM"]
     is_decoder = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in kinds)
@@ -189,14 +179,9 @@ def load_causal(
     return _read(load_weights, place, config=config, dtype=dtype).eval()
 
 
-def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder; OSError with advice when it cannot be had."""
-    return _read(AutoTokenizer.from_pretrained, _place(source, "tokenizer", revision))
-
-
-def _place(source: str | Path, kind: str, revision: str | None) -> Path:
-    """Where it lies: a folder as given or below the repository, a local copy, or the cache."""
-    return hub.folder(f"{source}@{revision}" if revision else source, kind)
+    return _read(AutoTokenizer.from_pretrained, hub.folder(source, "tokenizer"))
 
 
 def _read(loader, place: Path, **how):
@@ -387,9 +372,8 @@ def latency(
     batch: token ids and mask, tensors. device: where the model computes; None for the machine's GPU
     if it has one.
     """
-    was_training, seconds = model.training, []
-    model.eval()
-    with torch.inference_mode(), at_work(model, device):
+    seconds = []
+    with torch.inference_mode(), at_work(model, device), evaluating(model):
         inputs = {k: v.to(model.device) for k, v in batch.items() if k != "labels"}
         inputs = forward_inputs(model, inputs)
         for _ in range(warmup + repeats):
@@ -397,7 +381,6 @@ def latency(
             model(**inputs)
             _wait_for(model.device)
             seconds.append(time.perf_counter() - start)
-    model.train(was_training)
     return sorted(seconds[warmup:])[repeats // 2]
 
 

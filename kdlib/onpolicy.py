@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .engine.device import at_work
+from .engine.device import at_work, evaluating
+from .losses import IGNORED
 from .trainer import DistillationTrainer
-
-IGNORED = -100
 
 
 def own_words(model, batch: dict, *, stop: int, pad: int, longer: int = 8) -> dict:
@@ -60,24 +59,22 @@ def _continued(model, prompts: list, new_tokens: int, stop: int, pad: int) -> to
     ids = pad_sequence(reverse, batch_first=True, padding_value=pad).flip(1)
     ones = [torch.ones_like(prompt) for prompt in prompts]
     mask = pad_sequence(ones, batch_first=True, padding_value=0).flip(1)
-    was_training = model.training
-    model.eval()  # without dropout: it should say what it would say in use
-    tokens = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=new_tokens,
-        # Each of these undoes what a model's own generation settings may hold.
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        num_beams=1,
-        eos_token_id=stop,
-        pad_token_id=pad,
-        use_cache=True,
-    )
-    model.train(was_training)
+    with evaluating(model):  # without dropout: it should say what it would say in use
+        tokens = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=new_tokens,
+            # Each of these undoes what a model's own generation settings may hold.
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            num_beams=1,
+            eos_token_id=stop,
+            pad_token_id=pad,
+            use_cache=True,
+        )
     return tokens[:, ids.shape[1] :]
 
 

@@ -13,6 +13,7 @@ deadline are in `engine.fitting`.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,11 +27,11 @@ from .engine.asking import TEACHER_LOGITS, teacher_logits
 from .engine.cached_tokens import TEACHER_PLACE
 from .engine.fitting import FittingTrainer
 from .engine.progress import Progress  # noqa: F401  (notebook 03 silences it)
-from .losses import DistillationLoss, check_settings, distillation_loss
+from .losses import DIVERGENCES, DistillationLoss, check_settings, distillation_loss
 from .models import check_pair, forward_inputs
 
 # From so many weights on, a live teacher is shared out among the processes without being asked.
-LARGE = 2_000_000_000
+LARGE_TEACHER = 2_000_000_000
 
 
 def _minutes_between_checkpoints() -> float:
@@ -57,8 +58,12 @@ class DistillationArguments(TrainingArguments):
         default=0.5,
     )
     divergence: str = _option(
-        "forward_kl, reverse_kl or jsd",
+        f"how the soft loss compares the two: {', '.join(DIVERGENCES)}",
         default="forward_kl",
+    )
+    beta: float = _option(
+        "of jsd alone: the teacher's share of the mixture, between 0 and 1",
+        default=0.5,
     )
     report_to: str | None = _option(
         "trackers, as in TrainingArguments",
@@ -119,7 +124,7 @@ class DistillationArguments(TrainingArguments):
         self.per_device_train_batch_size = rows // processes
 
     def _check(self) -> None:
-        check_settings(self.temperature, self.alpha, self.divergence)
+        check_settings(**self.loss_settings())
         if not (self.checkpoint_minutes >= 0 and self.max_minutes >= 0):
             raise ValueError(
                 "checkpoint_minutes and max_minutes must be 0 or more, "
@@ -131,6 +136,15 @@ class DistillationArguments(TrainingArguments):
                 "alpha = ε, T = 1 and a teacher whose logits are all equal; pass them as a "
                 "`teacher_logits` column."
             )
+
+    def loss_settings(self) -> dict:
+        """What every loss is told: a setting that stands here reaches rows and tokens alike."""
+        return {
+            "temperature": self.temperature,
+            "alpha": self.alpha,
+            "divergence": self.divergence,
+            "beta": self.beta,
+        }
 
     @property
     def device(self) -> torch.device:
@@ -196,6 +210,7 @@ class DistillationTrainer(FittingTrainer):
         # Our loss divides by the count of the whole step, whatever the model's forward accepts:
         # Trainer must pass that count and must not divide by gradient_accumulation_steps on top.
         self.model_accepts_loss_kwargs = True
+        self._check_columns()
         self.items.check_rows(self.train_dataset)
         if teacher is not None:
             for cache in caches:
@@ -207,11 +222,45 @@ class DistillationTrainer(FittingTrainer):
                 "`teacher_logits` column"
             )
 
+    def _check_columns(self) -> None:
+        """ValueError that names a column which the rows lack, and what makes it."""
+        read = getattr(self.model, "main_input_name", "input_ids")
+        self._refuse_missing("training", self.train_dataset, {read, "labels"})
+        evaluated = self.eval_dataset
+        for rows in evaluated.values() if isinstance(evaluated, dict) else [evaluated]:
+            self._refuse_missing("evaluation", rows, {read})
+
+    def _refuse_missing(self, which: str, rows, needed: set[str]) -> None:
+        if not hasattr(rows, "__getitem__") or not len(rows) or not isinstance(rows[0], Mapping):
+            return  # no rows, or a stream: its first batch will tell
+        row = rows[0]
+        missing = needed - set(row)
+        if {"label", "label_ids"} & set(row):  # transformers' collators rename these to labels
+            missing.discard("labels")
+        if missing:
+            # Some collators make a column themselves, as language modelling's makes labels.
+            missing -= self._made_by_collator(row)
+        for name in sorted(missing):
+            advice = "glue.encode and translation.encode make it out of texts"
+            raise ValueError(
+                f"the {which} rows have no column `{name}`; {advice}. They have {', '.join(row)}"
+            )
+
+    def _made_by_collator(self, row: Mapping) -> set[str]:
+        """The columns of a batch of this one row; none, where the collator refuses it."""
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            row = {name: row[name] for name in row if name in self._signature_columns}
+        try:
+            return set(self.data_collator([row]))
+        except Exception:  # whatever a collator may raise: it makes nothing of such a row
+            return set()
+
     def _adopt(self, teacher) -> None:
         """Freeze the teacher and take it to the student's device."""
         check_pair(teacher, self.model)
         teacher.requires_grad_(False).eval()
-        is_large = self.args.shard_teacher or teacher.num_parameters() >= LARGE
+        is_large = self.args.shard_teacher or teacher.num_parameters() >= LARGE_TEACHER
         if self.args.world_size > 1 and is_large:
             self._teacher["model"] = processes.shard(teacher, self.args.device)
         else:
@@ -251,8 +300,8 @@ class DistillationTrainer(FittingTrainer):
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """What the loss divides by: the items of all batches of a step."""
-        counted = [self.items.counted(batch) for batch in batch_samples]
-        return super()._get_num_items_in_batch(counted, device)
+        to_count = [self.items.batch_to_count(batch) for batch in batch_samples]
+        return super()._get_num_items_in_batch(to_count, device)
 
     def _set_signature_columns_if_needed(self):
         """Keep what the teacher reads (BERT's token_type_ids) beside what the student reads."""
@@ -328,8 +377,8 @@ class Rows:
     def check_rows(self, rows) -> None:
         """Every row has something to learn."""
 
-    def counted(self, batch: dict) -> dict:
-        """The part of a batch whose labels Trainer is to count."""
+    def batch_to_count(self, batch: dict) -> dict:
+        """The batch as Trainer is to count its labels: one a row."""
         return batch
 
     def loss(
@@ -344,10 +393,8 @@ class Rows:
             student_logits,
             answers,
             inputs["labels"],
-            temperature=args.temperature,
-            alpha=args.alpha,
-            divergence=args.divergence,
             num_items=num_items,
+            **args.loss_settings(),
         )
         return loss, student_logits
 
@@ -372,16 +419,13 @@ class Rows:
         logits, labels = output.predictions, output.label_ids
         if not isinstance(logits, np.ndarray) or logits.ndim != 2 or labels is None:
             return {}
-        args = self.trainer.args
         student_logits, labels = torch.from_numpy(logits), torch.from_numpy(labels)
         known = self._answers_to(rows)
         loss = distillation_loss(
             student_logits,
             student_logits if known is None else torch.from_numpy(known),
             labels,
-            temperature=args.temperature,
-            alpha=0.0,
-            divergence=args.divergence,
+            **self.trainer.args.loss_settings(),
         )
         means = {"loss": loss.ce.item(), "ce": loss.ce.item()}
         if known is not None:

@@ -16,7 +16,6 @@ How the turns are written is the tokenizer's own template's business (Llama 3's,
 import difflib
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,11 +38,11 @@ from .chat import (  # noqa: F401  (a notebook names them translation.…)
     with_end_token,
 )
 from .engine import deadline
-from .engine.device import at_work
+from .engine.device import at_work, evaluating
 from .engine.generate import generate, repeats
 from .engine.pairs import SPECIAL, Pairs, load  # noqa: F401
+from .losses import IGNORED
 
-IGNORED = -100
 PAIRS_AT_A_TIME = 1000  # tokenised together
 UNLIMITED = 1 << 30  # the window of a model that names none
 
@@ -322,7 +321,7 @@ def translate(
 
     stops = _stop_ids(tokenizer)
     pad = tokenizer.pad_token_id
-    with torch.inference_mode(), at_work(model), _evaluating(model):
+    with torch.inference_mode(), at_work(model), evaluating(model):
         said = generate(
             model, asked, stops=stops, pad=pad, limit=limit, batch_size=batch_size, beams=beams
         )
@@ -344,17 +343,6 @@ def _stop_ids(tokenizer) -> list[int]:
     form = chat_format(tokenizer)
     others = [token_id(tokenizer, token) for token in (form.turn_end, *form.other_ends)]
     return [end_token_id(tokenizer), *(one for one in others if one is not None)]
-
-
-@contextmanager
-def _evaluating(model):
-    """Without dropout, and afterwards as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _read_out(tokenizer, said: list[list[int]], stops: list[int]) -> tuple[list[str], dict]:
@@ -392,7 +380,7 @@ def end_probability(model, tokenizer, rows, *, batch_size: int = 64) -> float:
     """
     end, collate = end_token_id(tokenizer), collator(tokenizer)
     probabilities = []
-    with torch.inference_mode(), at_work(model), _evaluating(model):
+    with torch.inference_mode(), at_work(model), evaluating(model):
         for start in range(0, len(rows), batch_size):
             places = range(start, min(start + batch_size, len(rows)))
             batch = collate([rows[i] for i in places])

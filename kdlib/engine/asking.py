@@ -9,8 +9,8 @@ import inspect
 import numpy as np
 import torch
 
-from ..losses import TopK, distillation_loss, topk_distillation_loss
-from .device import at_work
+from ..losses import IGNORED, TopK, distillation_loss, topk_distillation_loss
+from .device import at_work, evaluating
 from .head import logits_at
 
 # The column of a dataset that carries a classifier's answers.
@@ -48,11 +48,6 @@ def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -
     all. Dropout is off.
     device: where the teacher computes meanwhile; None for the machine's GPU if it has one.
     """
-    with torch.inference_mode(), at_work(teacher, device):
-        return _classifier_logits(teacher, rows, collator, batch_size)
-
-
-def _classifier_logits(teacher, rows, collator, batch_size: int) -> np.ndarray:
     if hasattr(rows, "column_names"):
         # texts and labels need not be read from disk
         columns = [column for column in rows.column_names if column in READ]
@@ -60,26 +55,26 @@ def _classifier_logits(teacher, rows, collator, batch_size: int) -> np.ndarray:
         lengths = [len(ids) for ids in rows["input_ids"]]
     else:
         lengths = [len(rows[i]["input_ids"]) for i in range(len(rows))]
-    longest_first = np.argsort(-np.asarray(lengths), kind="stable")
-    shape = len(rows), teacher.config.num_labels
-    answers = np.zeros(shape, np.float32)
-    was_training = teacher.training
-    teacher.eval()
-    for start in range(0, len(rows), batch_size):
-        picked = longest_first[start : start + batch_size]
-        features = []
-        for i in picked:
-            row = rows[int(i)]
-            read = {name: value for name, value in row.items() if name in READ}
-            features.append(read)
-        batch = collator(features)
-        batch = {name: value.to(teacher.device) for name, value in batch.items()}
-        inputs = forward_inputs(teacher, batch)
-        logits = teacher(**inputs).logits
-        # back to the rows' own places
-        answers[picked] = logits.float().cpu().numpy()
-    teacher.train(was_training)
+    answers = np.zeros((len(rows), teacher.config.num_labels), np.float32)
+    with torch.inference_mode(), at_work(teacher, device), evaluating(teacher):
+        for picked in _longest_first(lengths, batch_size):
+            features = []
+            for i in picked:
+                row = rows[i]
+                read = {name: value for name, value in row.items() if name in READ}
+                features.append(read)
+            batch = collator(features)
+            batch = {name: value.to(teacher.device) for name, value in batch.items()}
+            logits = teacher(**forward_inputs(teacher, batch)).logits
+            # back to the rows' own places
+            answers[picked] = logits.float().cpu().numpy()
     return answers
+
+
+def _longest_first(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """The places of rows in batches of like length; equally long rows stay in their order."""
+    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def topk_answers(
@@ -89,29 +84,16 @@ def topk_answers(
 
     `offsets` says where a row starts, with the end of the last one: (rows + 1,).
     """
-    with torch.inference_mode(), at_work(teacher):
-        return _topk_answers(teacher, rows, k, temperatures, batch_size)
-
-
-def _topk_answers(
-    teacher, rows, k: int, temperatures: list[float], batch_size: int
-) -> dict[str, torch.Tensor]:
     answers = [None] * len(rows)
-    was_training = teacher.training
-    teacher.eval()
     lengths = [len(ids) for ids in rows["input_ids"]]
-    # as in `teacher_logits`
-    longest_first = np.argsort(-np.asarray(lengths), kind="stable").tolist()
-    for start in range(0, len(rows), batch_size):
-        picked = longest_first[start : start + batch_size]
-        batch_rows = [rows[i] for i in picked]
-        batch, keep = _padded_batch(batch_rows, teacher.device)
-        # logits of the predicted tokens only: a prompt's would be the most of them
-        logits = logits_at(teacher, batch, keep)
-        tokens_of_each_row = keep.sum(1).tolist()
-        for i, part in zip(picked, logits.split(tokens_of_each_row)):
-            answers[i] = compress(part, k, temperatures)
-    teacher.train(was_training)
+    with torch.inference_mode(), at_work(teacher), evaluating(teacher):
+        for picked in _longest_first(lengths, batch_size):
+            batch, keep = _padded_batch([rows[i] for i in picked], teacher.device)
+            # logits of the predicted tokens only: a prompt's would be the most of them
+            logits = logits_at(teacher, batch, keep)
+            tokens_of_each_row = keep.sum(1).tolist()
+            for i, part in zip(picked, logits.split(tokens_of_each_row)):
+                answers[i] = compress(part, k, temperatures)
     ids, logprobs, rest = (torch.cat(parts) for parts in zip(*answers))
     tokens = [len(row_ids) for row_ids, _, _ in answers]
     # half precision is off by at most 0.05 % of a log-probability
@@ -145,7 +127,7 @@ def predicted(row: dict) -> torch.Tensor:
     """
     labels = row.get("labels", row["input_ids"])
     next_labels = torch.tensor(labels)[1:]
-    return torch.nonzero(next_labels != -100)[:, 0]
+    return torch.nonzero(next_labels != IGNORED)[:, 0]
 
 
 def compress(
@@ -233,15 +215,12 @@ def compare_topk(cache, teacher, rows, places, student=None) -> dict[str, float]
 def _logits_row_by_row(model, rows) -> torch.Tensor:
     """(tokens, vocab) float32, on the CPU: a model's logits at the predicted tokens of the rows."""
     parts = []
-    was_training = model.training
-    model.eval()
-    with at_work(model):
+    with at_work(model), evaluating(model):
         for row in rows:
             # one row at a time: no padding that could be to blame for a difference
             ids = torch.tensor([row["input_ids"]], device=model.device)
             logits = model(input_ids=ids).logits
             parts.append(logits[0, predicted(row).to(logits.device)].float().cpu())
-    model.train(was_training)
     return torch.cat(parts)
 
 

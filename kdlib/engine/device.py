@@ -38,6 +38,17 @@ def at_work(model, device: str | torch.device | None = None):
         _move(model, home)
 
 
+@contextmanager
+def evaluating(model):
+    """Within this block the model is without dropout, afterwards in the mode in which it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 def _move(model, place) -> None:
     # Callers often are inside inference_mode. Weights that move there could never be trained again.
     with torch.inference_mode(False):

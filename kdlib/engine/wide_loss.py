@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..losses import (
+    IGNORED,
     DistillationLoss,
     TopK,
     check_settings,
@@ -100,7 +101,7 @@ def linear_distillation_loss(
     alpha: float,
     divergence: str = "forward_kl",
     beta: float = 0.5,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORED,
     num_items: int | float | Tensor | None = None,
     chunk_tokens: int | str = "auto",
     ce_only: tuple[int, ...] = (),
