@@ -4,6 +4,7 @@ The ground floor: everything may import it, and it imports nothing of kdlib.
 """
 
 import difflib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -50,6 +51,12 @@ def did_you_mean(name: str, known) -> str:
     """ "; did you mean …?" where a known name is close, else nothing."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

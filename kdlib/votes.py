@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .engine.pinned import REAL, File, sha256
-from .paths import real_folder
+from .engine.pinned import REAL, File
+from .paths import real_folder, sha256
 
 # GLUE's order, for every column of 3 numbers below.
 LABELS = ("entailment", "neutral", "contradiction")
@@ -146,7 +146,7 @@ def _embedded(source: str, teacher: str, rows: int) -> pd.DataFrame:
     encoded = glue.encode(data, tokenizer, task)
     logits = teacher_logits(model, encoded, glue.collator(tokenizer))
     # A teacher with exchanged classes would look like one with strange opinions.
-    models.check_label_order(logits, data["label"], task.labels)
+    models.check_label_order(logits, data["label"], task.labels, rows=encoded, tokenizer=tokenizer)
     columns = {
         "uid": [str(i) for i in data["idx"]],
         "premise": data["premise"],

@@ -24,7 +24,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from ..paths import ROOT, real_folder
+from ..paths import ROOT, real_folder, sha256
 from . import hub_errors
 from .hub_errors import endpoint
 from .hub_files import DATASETS, KINDS, MODELS, wanted  # noqa: F401
@@ -298,12 +298,12 @@ def _ask(repository: Repository, commit: str, known) -> Found:
     sizes = {name: listed[name].size or 0 for name in names}
     missing = [name for name in names if not _whole(folder / name, sizes[name])]
     hashes = {name: _sha256_of(listed[name]) for name in names}
-    sha256 = {name: digest for name, digest in hashes.items() if digest}
+    told = {name: digest for name, digest in hashes.items() if digest}
     if missing:
         ask = functools.partial(_may_read, repository, info.sha, missing[0])
         _patiently(ask, repository, known=known)
     note = f"{len(missing)} of {len(names)} files to fetch" if missing else "in the cache"
-    return Found(repository, info.sha, folder, sizes, missing, sha256, note)
+    return Found(repository, info.sha, folder, sizes, missing, told, note)
 
 
 def _refuse_silent(repository: Repository) -> None:
@@ -452,11 +452,8 @@ def _right(found: Found, name: str) -> bool:
     path, wanted_hash = found.folder / name, found.sha256.get(name)
     if not wanted_hash or not path.exists():
         return True
-    import hashlib
-
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() == wanted_hash:
-            return True
+    if sha256(path) == wanted_hash:
+        return True
     path.resolve().unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     return False

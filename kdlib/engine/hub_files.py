@@ -8,22 +8,6 @@ PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")  # model-00001-of-00002.saf
 MODELS = ("classifier", "causal")
 DATASETS = ("mnli", "qqp", "en-fr")
 KINDS = (*MODELS, "tokenizer", *DATASETS, "comet")
-SMALL_FILES = {
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-}
 VOCABULARIES = {
     "tokenizer.json",
     "vocab.txt",
@@ -31,6 +15,16 @@ VOCABULARIES = {
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+}
+SMALL_FILES = VOCABULARIES | {
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
 }
 COMET_FILES = ["hparams.yaml", "checkpoints/model.ckpt"]
 

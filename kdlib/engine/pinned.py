@@ -3,9 +3,7 @@
 `corpora.get` fetches them; whoever reads one checks it first.
 """
 
-import hashlib
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 from . import hub
@@ -68,9 +66,3 @@ REAL = {
         }.items()
     ],
 }
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -66,9 +66,8 @@ def build(
     sense, OSError when the disk is too small (seen with the first shard) or fills up later
     (finished shards stay and are used next time).
     """
-    vocabulary = teacher.config.vocab_size
     # before anything is hashed: a typing error should not cost a pass over all weights
-    _check_arguments(rows, vocabulary, topk, temperatures, dtype)
+    _check_arguments(rows, teacher.config.vocab_size, topk, temperatures, dtype)
     keys = row_keys(rows)
     key = _key(teacher, tokenizer, keys) | {"dtype": dtype, "shard_rows": shard_rows}
     if topk:
@@ -82,20 +81,22 @@ def build(
     ask = _question(teacher, tokenizer, key, batch_size)
     with at_work(teacher):  # moved once, not once a shard
         seconds = _fill(folder, name, rows, shards, ask)
-    manifest = {
-        "key": key,
-        "kind": "topk" if topk else "logits",
-        "rows": len(rows),
-        "shards": len(shards),
-        "vocabulary": vocabulary,
-        "classes": None if topk else teacher.config.num_labels,
-        "seconds": round(seconds, 2),
-        "versions": versions(),
-        **_measure(folder, len(shards), key.get("temperatures", [])),
-    }
+    manifest = {"key": key, "rows": len(rows), "shards": len(shards), "seconds": round(seconds, 2)}
+    manifest |= _about(teacher, key) | _measure(folder, len(shards), key.get("temperatures", []))
     # last of all: a folder with a manifest is a finished cache
     write_json(folder / "manifest.json", manifest)
     return TeacherCache(folder)
+
+
+def _about(teacher, key: dict) -> dict:
+    """What whoever opens the cache must know of the teacher, who is not there then."""
+    is_topk = "topk" in key
+    return {
+        "kind": "topk" if is_topk else "logits",
+        "vocabulary": teacher.config.vocab_size,
+        "classes": None if is_topk else teacher.config.num_labels,
+        "versions": versions(),
+    }
 
 
 def _check_arguments(rows, vocabulary: int, topk, temperatures, dtype) -> None:
