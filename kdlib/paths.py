@@ -23,6 +23,7 @@ def run_places() -> list[Path]:
     and those that job scripts of this checkout write to (`remember_place`).
     """
     places = [runs_root()]
+    # Whoever sets KD_RUNS means that folder alone, a test for example.
     if not os.environ.get("KD_RUNS"):
         try:
             noted = (ROOT / "runs" / "places.txt").read_text(encoding="utf8").splitlines()
@@ -66,11 +67,14 @@ def write_text(path: Path, text: str) -> None:
     that cannot be written; the old file is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, for a rename between two disks is a copy; with this process's number, for
+    # two may write at once.
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with open(fresh, "w", encoding="utf8") as file:
             file.write(text)
             file.flush()
+            # Without it the new name may be on the disk before the content is.
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:

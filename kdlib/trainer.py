@@ -30,7 +30,9 @@ from .engine.progress import Progress  # noqa: F401  (notebook 03 silences it)
 from .losses import DIVERGENCES, DistillationLoss, check_settings, distillation_loss
 from .models import check_pair, forward_inputs
 
-# From so many weights on, a live teacher is shared out among the processes without being asked.
+# From so many weights on, a live teacher is shared out among the processes without being asked:
+# 8 GB in float32, which may not fit beside a student, its gradients and its optimizer. A smaller
+# one answers faster whole.
 LARGE_TEACHER = 2_000_000_000
 
 
@@ -65,14 +67,17 @@ class DistillationArguments(TrainingArguments):
         "of jsd alone: the teacher's share of the mixture, between 0 and 1",
         default=0.5,
     )
+    # TrainingArguments has these three too. Its None would mean every tracker that is installed.
     report_to: str | None = _option(
         "trackers, as in TrainingArguments",
         default="none",
     )
+    # Its None would search each step's graph for weights without a gradient. Ours all have one.
     ddp_find_unused_parameters: bool | None = _option(
         "as in TrainingArguments",
         default=False,
     )
+    # transformers 5 has dropped it; `__post_init__` knows both.
     warmup_ratio: float = _option(
         "share of the steps in which the learning rate rises",
         default=0.0,
@@ -101,6 +106,8 @@ class DistillationArguments(TrainingArguments):
         processes = int(os.environ.get("WORLD_SIZE", 1))
         if processes > 1 and not torch.cuda.is_available():
             self.use_cpu = True  # or accelerate lets each process train alone
+        # torchrun on its own gives each process a batch of this size; --nproc promises the steps of
+        # one process.
         if processes > 1 and os.environ.get("KD_NPROC"):
             self._share_batch(processes)
         super().__post_init__()
@@ -192,6 +199,7 @@ class DistillationTrainer(FittingTrainer):
         if not isinstance(args, DistillationArguments):
             raise TypeError(f"args must be DistillationArguments, not {type(args).__name__}")
         caches = _as_list(teacher_cache)
+        # Decided once, by the model. No line below asks again what kind of model it has.
         if causal.is_causal(model):
             self.items = causal.Tokens(self, caches, tuple(ce_only), change)
         elif ce_only or change:
@@ -201,6 +209,8 @@ class DistillationTrainer(FittingTrainer):
             )
         else:
             self.items = Rows(self, caches)
+        # Before Trainer is built: a wrong cache should not cost the minutes that a large model
+        # takes to move.
         self.items.check(model, args)
         if caches:
             kw = _with_answers(kw, self.items)
@@ -216,6 +226,7 @@ class DistillationTrainer(FittingTrainer):
             for cache in caches:
                 cache.check(teacher=teacher)
             self._adopt(teacher)
+        # With alpha = 0 neither a teacher nor a cache is needed: that is the CE baseline.
         elif self.args.alpha > 0 and not _has_answers(self.train_dataset):
             raise ValueError(
                 "alpha > 0 needs a teacher: pass teacher=… or a dataset with a "
@@ -259,6 +270,8 @@ class DistillationTrainer(FittingTrainer):
     def _adopt(self, teacher) -> None:
         """Freeze the teacher and take it to the student's device."""
         check_pair(teacher, self.model)
+        # Without dropout, or the same row would get another answer each time. Frozen, or gradients
+        # that nobody uses would take memory.
         teacher.requires_grad_(False).eval()
         is_large = self.args.shard_teacher or teacher.num_parameters() >= LARGE_TEACHER
         if self.args.world_size > 1 and is_large:
@@ -280,9 +293,12 @@ class DistillationTrainer(FittingTrainer):
             )
         loss, student_logits = self.items.loss(model, inputs, num_items_in_batch, return_outputs)
         total = loss.total
+        # The parts are logged for training steps alone; an evaluation computes its own (below).
         if num_items_in_batch is not None and model.training:
             scale = self._process_scale()
             total = total * scale
+            # ce and kd without their weights alpha and 1 - alpha: curves of different alphas can
+            # then be compared.
             self.add_to_log("ce", loss.ce * scale)
             if self.args.alpha > 0:
                 self.add_to_log("kd", loss.kd * scale)
@@ -306,6 +322,8 @@ class DistillationTrainer(FittingTrainer):
     def _set_signature_columns_if_needed(self):
         """Keep what the teacher reads (BERT's token_type_ids) beside what the student reads."""
         super()._set_signature_columns_if_needed()
+        # Trainer drops every column that the student's forward does not name. Without this line a
+        # BERT teacher of a DistilBERT would read both sentences as one.
         columns = [*self._signature_columns, "token_type_ids", *self.items.columns]
         self._signature_columns = list(dict.fromkeys(columns))
 
@@ -316,6 +334,7 @@ class DistillationTrainer(FittingTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             predictions, labels = self.items.predict(model, inputs)
+        # No loss here: the mean over batches would weigh a short last batch like a full one.
         return None, predictions.detach(), labels
 
     def evaluation_loop(
@@ -330,6 +349,7 @@ class DistillationTrainer(FittingTrainer):
 
         They are exact, however batches and processes were cut.
         """
+        # False is prediction_loss_only: it would throw away what the losses are made of.
         output = super().evaluation_loop(
             dataloader, description, False, ignore_keys, metric_key_prefix
         )
@@ -386,7 +406,7 @@ class Rows:
     ) -> tuple[DistillationLoss, torch.Tensor]:
         """(loss, student's logits (rows, classes)) of a batch."""
         args = self.trainer.args
-        student_logits = model(**_without_labels(model, inputs)).logits
+        student_logits = model(**_without_labels(model, inputs)).logits  # (rows, classes)
         # with alpha = 0 nobody asks the teacher: any logits will do, and count for nothing
         answers = self.answers(inputs) if args.alpha > 0 else student_logits.detach()
         loss = distillation_loss(
@@ -402,6 +422,7 @@ class Rows:
     def answers(self, inputs: dict) -> torch.Tensor:
         """The teacher's logits for a batch: read from their column, or asked for now."""
         teacher = self.trainer.teacher
+        # Stored answers go first: a live teacher may be there only for rows without any.
         if TEACHER_LOGITS in inputs:
             return inputs[TEACHER_LOGITS]
         if teacher is None:
@@ -417,6 +438,8 @@ class Rows:
     def metrics(self, output, rows) -> dict[str, float]:
         """CE, and KD and accuracy where they are known, of an evaluation set."""
         logits, labels = output.predictions, output.label_ids
+        # A model with several outputs, or rows without labels (`predict`): there is no loss to
+        # state.
         if not isinstance(logits, np.ndarray) or logits.ndim != 2 or labels is None:
             return {}
         student_logits, labels = torch.from_numpy(logits), torch.from_numpy(labels)
@@ -427,9 +450,11 @@ class Rows:
             labels,
             **self.trainer.args.loss_settings(),
         )
+        # `loss` is CE whatever alpha is: metric_for_best_model must mean the same in a whole sweep.
         means = {"loss": loss.ce.item(), "ce": loss.ce.item()}
         if known is not None:
             means["kd"] = loss.kd.item()
+        # compute_metrics brings an accuracy of its own, on the same predictions.
         if self.trainer.compute_metrics is None:
             means["accuracy"] = (student_logits.argmax(-1) == labels).float().mean().item()
         return means
@@ -439,6 +464,8 @@ class Rows:
         trainer = self.trainer
         if _has_answers(rows):
             return np.asarray(rows[TEACHER_LOGITS], dtype=np.float32)
+        # The answers of a live teacher cost a pass over the set; a baseline is not made to pay for
+        # it.
         if trainer.teacher is None or trainer.args.alpha == 0:
             return None
         # by content: Trainer may hand over a new object at each evaluation, as it drops the
@@ -477,6 +504,7 @@ def _with_answers(kw: dict, items) -> dict:
     for name, must_find in {"train_dataset": True, "eval_dataset": False}.items():
         rows = kw.get(name)
         if isinstance(rows, dict):
+            # Trainer takes several evaluation sets as a dict; each is looked up on its own.
             kw[name] = {split: items.attach(part, must_find) for split, part in rows.items()}
         elif rows is not None:
             kw[name] = items.attach(rows, must_find)
@@ -500,6 +528,7 @@ def loss_curves(log_history: list[dict]) -> list[dict]:
     rows = []
     for entry in log_history:
         for split, prefix in (("train", ""), ("validation", "eval_")):
+            # Other entries are Trainer's own: the learning rate alone, or the summary at the end.
             if f"{prefix}ce" not in entry:
                 continue
             measured = {
