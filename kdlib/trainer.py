@@ -251,10 +251,10 @@ class DistillationTrainer(FittingTrainer):
         if missing:
             # Some collators make a column themselves, as language modelling's makes labels.
             missing -= self._made_by_collator(row)
-        for name in sorted(missing):
-            advice = "glue.encode and translation.encode make it out of texts"
+        if missing:
             raise ValueError(
-                f"the {which} rows have no column `{name}`; {advice}. They have {', '.join(row)}"
+                f"the {which} rows have no column `{min(missing)}`; glue.encode and "
+                f"translation.encode make it out of texts. They have {', '.join(row)}"
             )
 
     def _made_by_collator(self, row: Mapping) -> set[str]:

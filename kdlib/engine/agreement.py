@@ -21,11 +21,14 @@ PROBE = "Déjà vu: WE can't — said 3 Zoës, naïvely?!  It's 5°C."
 
 def class_names(model: PreTrainedModel) -> list[str]:
     """The names of the model's classes in the order of its outputs, in small letters."""
+    # By number, for a dict read from JSON need not be in order; small letters, as the hub has
+    # "ENTAILMENT" too.
     return [str(model.config.id2label[i]).lower() for i in range(model.config.num_labels)]
 
 
 def is_anonymous(config) -> bool:
     """Are the classes named LABEL_0, LABEL_1 …?"""
+    # transformers makes up such names for a head that nobody named.
     return all(re.fullmatch(r"LABEL_\d+", str(name)) for name in config.id2label.values())
 
 
@@ -47,6 +50,7 @@ def check_pair(
     text alike.
     """
     theirs, ours = class_names(teacher), class_names(student)
+    # Made-up names contradict nothing. Only labelled rows can tell the order then.
     either_is_anonymous = is_anonymous(teacher.config) or is_anonymous(student.config)
     if theirs != ours and not either_is_anonymous:
         raise ValueError(
@@ -83,6 +87,7 @@ def check_vocabularies(
     if theirs == ours:
         return
     differing = set(theirs.items()) ^ set(ours.items())
+    # The first difference by id: it is the same in every run, and often the cause of all others.
     _, token = min((id_, token) for token, id_ in differing)
     raise ValueError(
         f"the tokenizers differ: the teacher's has {len(theirs):,} tokens, the student's "
@@ -100,10 +105,12 @@ def check_readings(
     Equal vocabularies can still be read differently (capitals).
     """
     theirs = teacher_tokenizer(PROBE, "A second text.")["input_ids"]
+    # A pair, because the frame around it ([CLS], [SEP], or nothing) can differ as well.
     ours = student_tokenizer(PROBE, "A second text.")["input_ids"]
     if theirs == ours:
         return
     shorter = min(len(theirs), len(ours))
+    # Where one list is the beginning of the other, they differ where the shorter one ends.
     place = next((i for i in range(shorter) if theirs[i] != ours[i]), shorter)
     told = []
     for tokenizer, ids in ((teacher_tokenizer, theirs), (student_tokenizer, ours)):
@@ -156,6 +163,7 @@ def reorder_classes(
         raise ValueError(
             f"{type(model).__name__} does not end in a linear layer with {len(labels)} outputs"
         )
+    # The inverse: output i means class meaning[i], so class j comes from output meaning.index(j).
     output_of_class = [meaning.index(j) for j in range(len(labels))]
     for weight in (classifier.weight, classifier.bias):
         if weight is not None:
@@ -190,9 +198,12 @@ def check_label_order(
     labels = torch.as_tensor(labels)
     accuracies = _accuracy_by_order(torch.as_tensor(logits).argmax(-1), labels, len(names))
     identity = tuple(range(len(names)))
+    # Of 6 orders for 3 classes. Always two at least: a single class is no task.
     best, second = list(accuracies)[:2]
     commonest = torch.bincount(labels, minlength=len(names)).max().item() / len(labels)
     as_it_stands = f"as it stands it is right on {accuracies[identity]:.1%} of {len(labels)} rows"
+    # One answer for everything is right as often as the commonest class, in the order that fits it
+    # best: that is no knowledge, so the best order must beat it clearly.
     if accuracies[best] < max(accuracies[second], commonest) + margin:
         raise ValueError(
             f"the teacher knows too little to learn from: {as_it_stands}, in the best order of its "
@@ -231,6 +242,7 @@ def _accuracy_by_order(guesses: torch.Tensor, labels: torch.Tensor, classes: int
     """{order of the classes: share of right answers}, best first."""
     accuracies = {}
     for order in itertools.permutations(range(classes)):
+        # order[guess] is the class that this output would mean: (rows,).
         right = torch.tensor(order)[guesses] == labels
         accuracies[order] = right.float().mean().item()
     ranked = sorted(accuracies, key=lambda order: (accuracies[order], order), reverse=True)

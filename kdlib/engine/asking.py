@@ -36,6 +36,7 @@ def forward_inputs(model, batch: dict) -> dict:
 
     BERT needs token_type_ids, DistilBERT rejects them.
     """
+    # `module` is the model inside DDP's wrapper, whose own forward takes anything.
     accepted = inspect.signature(getattr(model, "module", model).forward).parameters
     return {name: value for name, value in batch.items() if name in accepted}
 
@@ -55,6 +56,7 @@ def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -
         lengths = [len(ids) for ids in rows["input_ids"]]
     else:
         lengths = [len(rows[i]["input_ids"]) for i in range(len(rows))]
+    # Filled out of order: each batch writes into the places of its own rows.
     answers = np.zeros((len(rows), teacher.config.num_labels), np.float32)
     with torch.inference_mode(), at_work(teacher, device), evaluating(teacher):
         for picked in _longest_first(lengths, batch_size):
@@ -112,6 +114,8 @@ def _padded_batch(rows: list[dict], device) -> tuple[dict, torch.Tensor]:
     batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device)
     lengths = torch.tensor([len(row_ids) for row_ids in ids], device=device)
     positions = torch.arange(batch.shape[1], device=device)
+    # (rows, tokens): (1, tokens) against (rows, 1). By length, because 0, the padding, may be a
+    # token.
     mask = positions[None] < lengths[:, None]
     keep = torch.zeros_like(mask)
     for i, row in enumerate(rows):
@@ -126,6 +130,7 @@ def predicted(row: dict) -> torch.Tensor:
     Without labels, every position but the last.
     """
     labels = row.get("labels", row["input_ids"])
+    # Without the first: position i predicts token i + 1.
     next_labels = torch.tensor(labels)[1:]
     return torch.nonzero(next_labels != IGNORED)[:, 0]
 
@@ -141,10 +146,12 @@ def compress(
     parts = []
     # 256 tokens at a time: a float32 copy of 128,256 words is half a megabyte a token
     for chunk in logits.split(256):
-        logprobs = torch.log_softmax(chunk.float(), -1)
-        kept, ids = logprobs.topk(k, sorted=True)
+        logprobs = torch.log_softmax(chunk.float(), -1)  # (256, vocab), at T = 1
+        kept, ids = logprobs.topk(k, sorted=True)  # (256, k) both
         # overwritten in place: what was kept counts for nothing in the rest
         others = logprobs.scatter_(-1, ids, -torch.inf)
+        # others / t, not logits / t: all rests are then relative to the normaliser of T = 1, as the
+        # kept log-probabilities are.
         rests = [torch.logsumexp(others / t, -1) for t in temperatures]
         rest = torch.stack(rests, -1)
         parts.append([ids.cpu(), kept.cpu(), rest.cpu()])
@@ -164,6 +171,7 @@ def narrow_ids(ids: torch.Tensor, vocabulary: int) -> dict[str, torch.Tensor]:
     low = (ids % WIDE).to(torch.uint16)
     if vocabulary <= WIDE:
         return {"ids": low}
+    # An id is high · 65,536 + low. Llama 3's 128,256 tokens need 17 bits: 2 bytes and an eighth.
     high = (ids // WIDE).to(torch.uint8).numpy()
     # up to 131,072 words `high` is 0 or 1
     if vocabulary <= 2 * WIDE:
@@ -203,6 +211,7 @@ def compare_topk(cache, teacher, rows, places, student=None) -> dict[str, float]
     for t in planned:
         share = cache.manifest["lump"][str(t)]["mean"]
         found[f"T = {t:g}: share in the lump"] = share
+        # `teacher_cache._measure` says where the bound comes from.
         found[f"T = {t:g}: gradient off by at most"] = 2 * t * share
         if student_logits is not None:
             kept = cache.topk(places, t)

@@ -13,6 +13,7 @@ def machine_device() -> str:
     """
     if torch.cuda.is_available():
         return "cuda"
+    # torch's processes cannot talk to each other through MPS.
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     return "mps" if alone and torch.backends.mps.is_available() else "cpu"
 

@@ -47,6 +47,8 @@ class FittingTrainer(Trainer):
             process, device = self.args.process_index, self.args.device
             self._parts = checkpoints.read_parts(checkpoint, process, device)
         self._clock.minutes = self.args.checkpoint_minutes if keeps_state else 0.0
+        # None starts from the beginning; a path brings back weights, optimizer, random state and
+        # step.
         output = self.train(resume_from_checkpoint=checkpoint)
         if self.stopped and self.eval_dataset is not None:
             self.evaluate()
@@ -113,6 +115,8 @@ class FittingTrainer(Trainer):
         """`share`: what this batch adds to the step's mean of `name` (a scalar)."""
         step = self.state.global_step
         steps = self._parts.setdefault(name, {})
+        # detach: a logged number must not keep the graph of its batch alive. A sum: the batches of
+        # one step have divided by the same count.
         steps[step] = steps.get(step, torch.zeros_like(share.detach())) + share.detach()
 
     def log(self, logs, *args, **kw):
@@ -120,6 +124,7 @@ class FittingTrainer(Trainer):
             for name, steps in self._parts.items():
                 if steps:
                     mean = torch.stack(list(steps.values())).mean()
+                    # Over the steps since the last line, then over processes.
                     logs[name] = self.accelerator.reduce(mean, "mean").item()
                 steps.clear()
         super().log(logs, *args, **kw)

@@ -57,9 +57,11 @@ def wanted(kind: str, names) -> list[str]:
 def _tables(kind: str, names: list[str]) -> list[str]:
     for prefix in (f"{kind}/", "data/", ""):
         tables = [n for n in names if n.startswith(prefix) and n.endswith(".parquet")]
+        # Not those of folders further below: they belong to other parts of the data set.
         tables = [n for n in tables if "/" not in n.removeprefix(prefix)]
         if tables:
             # GLUE's test rows carry no labels
+            # Europarl's test is an ordinary split; "-" begins no file's name.
             secret = f"{prefix}test" if kind != "en-fr" else "-"
             return [n for n in tables if not n.startswith(secret)]
     raise ValueError(f"no Parquet file under {kind}/")
@@ -70,6 +72,7 @@ def _weights(names: list[str]) -> list[str]:
         if stem + ending in names:
             return [stem + ending]
         shards = [n for n in names if (m := PART.fullmatch(n)) and (m[1], m[4]) == (stem, ending)]
+        # Says which weight lies in which shard: without it the shards cannot be loaded.
         index = f"{stem}{ending}.index.json"
         if shards and index in names:
             return [index, *shards]

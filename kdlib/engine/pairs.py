@@ -81,11 +81,14 @@ def _clean(
 ) -> tuple[Texts, dict[str, int]]:
     """The pairs of a split that are kept, and how many were dropped for which reason."""
     stricter = [other for other in texts if _strictness(other) < _strictness(split)]
+    # Either side is enough: a test sentence that was seen with another translation was seen.
     held_out_english = {_plain(text) for other in stricter for text in texts[other].english}
     held_out_french = {_plain(text) for other in stricter for text in texts[other].french}
     kept, reasons, seen = Texts([], []), Counter(), set()
     for english, french in zip(*texts[split]):
         reason = _reason_to_drop(english, french, max_words, ratio)
+        # By the English alone: the same source twice, with two translations, would count twice in a
+        # mean.
         if not reason and _plain(english) in seen:
             reason = "duplicate"
         is_held_out = _plain(english) in held_out_english or _plain(french) in held_out_french
@@ -171,6 +174,7 @@ def _columns(data, where: str) -> Texts:
 
 
 def _check_languages(texts: Texts, where: str) -> None:
+    # 500 sentences are enough to tell two languages apart by ten words each.
     of_english, of_french = (_frenchness(side[:500]) for side in texts)
     example = (
         f"for example {texts.english[0][:60]!r} → {texts.french[0][:60]!r}" if texts.english else ""
@@ -201,6 +205,7 @@ def _with_all_splits(texts: dict[str, Texts]) -> dict[str, Texts]:
     1 % become the validation, 1 % the test. Of a source that has validation and no test, about half
     of the validation pairs become the test.
     """
+    # By hash and not by place: a sentence keeps its split when rows are added, dropped or sorted.
     if list(texts) == ["train"]:
         return _split_by_hash(texts["train"], ["validation", "test", *98 * ["train"]])
     if set(texts) == {"train", "validation"}:
@@ -209,6 +214,7 @@ def _with_all_splits(texts: dict[str, Texts]) -> dict[str, Texts]:
 
 
 def _hash(text: str) -> int:
+    # Not Python's own hash, which is another one in each process.
     return int(hashlib.sha256(_plain(text).encode()).hexdigest()[:8], 16)
 
 

@@ -14,6 +14,7 @@ def read_parquet(files: list, where: str):
     count = 0
     for file in files:
         try:
+            # The footer alone, which is written last: a file that was cut off has none.
             count += pq.read_metadata(file).num_rows
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
@@ -24,6 +25,7 @@ def read_parquet(files: list, where: str):
     try:
         return datasets.Dataset.from_parquet([str(file) for file in files])
     except Exception as error:
+        # The footer can be whole and a page in the middle not; only reading shows that.
         _name_the_damaged(files, error)
         raise
 

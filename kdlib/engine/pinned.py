@@ -18,6 +18,7 @@ class File(NamedTuple):
 
 
 HUB = hub.endpoint()
+# Another address for a mirror, or for a test that serves the files itself.
 GITHUB = os.environ.get("KD_GITHUB", "https://raw.githubusercontent.com").rstrip("/")
 CHAOS = f"{GITHUB}/jsbaan/calibration-on-disagreement-data/990e81cacadac5d0268160d1c02bad19d4ddb9a3/data"
 GLUE = f"{HUB}/datasets/nyu-mll/glue/resolve/{hub.pins()['nyu-mll/glue']}/mnli"

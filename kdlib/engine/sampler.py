@@ -32,15 +32,20 @@ class LengthGroupedSampler(Sampler):
     def __iter__(self):
         if not len(self):
             return iter([])
+        # A generator of its own: whatever else draws random numbers in between changes nothing
+        # here.
         random = np.random.default_rng([self.seed, self.epoch])
-        order = random.permutation(len(self.lengths))
+        order = random.permutation(len(self.lengths))  # (rows,)
         batches = []
         for pool in _cut(order, self.pool * self.batch_size):
+            # Sorted within a pool only: over the whole set, batches of one epoch would be those of
+            # the next.
             longest_first = np.argsort(-self.lengths[pool], kind="stable")
             batches += _cut(pool[longest_first], self.batch_size)
         # a batch that is too small goes to the end: anywhere else it would shift all later ones
         is_ragged = len(batches[-1]) < self.batch_size
         ragged = [batches.pop()] if is_ragged else []
+        # Batches are shuffled once more, or every pool would begin with its longest rows.
         shuffled = [batches[i] for i in random.permutation(len(batches))]
         return iter(np.concatenate(shuffled + ragged).tolist())
 
