@@ -12,6 +12,7 @@ import torch
 from ..losses import IGNORED, TopK, distillation_loss, topk_distillation_loss
 from .device import at_work, evaluating
 from .head import logits_at
+from .sampler import longest_first
 
 # The column of a dataset that carries a classifier's answers.
 TEACHER_LOGITS = "teacher_logits"
@@ -59,7 +60,7 @@ def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -
     # Filled out of order: each batch writes into the places of its own rows.
     answers = np.zeros((len(rows), teacher.config.num_labels), np.float32)
     with torch.inference_mode(), at_work(teacher, device), evaluating(teacher):
-        for picked in _longest_first(lengths, batch_size):
+        for picked in longest_first(lengths, batch_size):
             features = []
             for i in picked:
                 row = rows[i]
@@ -73,12 +74,6 @@ def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -
     return answers
 
 
-def _longest_first(lengths: list[int], batch_size: int) -> list[list[int]]:
-    """The places of rows in batches of like length; equally long rows stay in their order."""
-    order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
 def topk_answers(
     teacher, rows, k: int, temperatures: list[float], batch_size: int
 ) -> dict[str, torch.Tensor]:
@@ -89,7 +84,7 @@ def topk_answers(
     answers = [None] * len(rows)
     lengths = [len(ids) for ids in rows["input_ids"]]
     with torch.inference_mode(), at_work(teacher), evaluating(teacher):
-        for picked in _longest_first(lengths, batch_size):
+        for picked in longest_first(lengths, batch_size):
             batch, keep = _padded_batch([rows[i] for i in picked], teacher.device)
             # logits of the predicted tokens only: a prompt's would be the most of them
             logits = logits_at(teacher, batch, keep)

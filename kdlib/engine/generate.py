@@ -6,6 +6,8 @@ from typing import Callable
 
 import torch
 
+from .sampler import longest_first
+
 
 def generate(
     model,
@@ -24,14 +26,11 @@ def generate(
     from the length of the batch's longest prompt.
     """
     said: list[list[int]] = [[] for _ in prompts]
-    # the longest first: memory runs out at once or never
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     shared, cache_for = 0, _no_cache
     # Beams reorder the cache by themselves, and a single prompt shares nothing.
     if len(prompts) > 1 and beams == 1:
         shared, cache_for = _common_beginning(model, prompts)
-    for start in range(0, len(order), batch_size):
-        picked = order[start : start + batch_size]
+    for picked in longest_first([len(prompt) for prompt in prompts], batch_size):
         # The batch's longest: it comes first.
         width = len(prompts[picked[0]])
         ids, mask = _padded([prompts[i] for i in picked], width, shared, pad)

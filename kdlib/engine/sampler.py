@@ -1,4 +1,4 @@
-"""The order in which a trainer reads its rows."""
+"""The order in which rows are read: by a trainer, and by a model that is only asked."""
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -48,6 +48,16 @@ class LengthGroupedSampler(Sampler):
         # Batches are shuffled once more, or every pool would begin with its longest rows.
         shuffled = [batches[i] for i in random.permutation(len(batches))]
         return iter(np.concatenate(shuffled + ragged).tolist())
+
+
+def longest_first(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """The places of rows in batches of like length, for a model that is only asked.
+
+    A batch is then padded little, and memory runs out at once or never. Equally long rows stay in
+    their order.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    return [batch.tolist() for batch in _cut(order, batch_size)]
 
 
 def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
