@@ -157,7 +157,8 @@ def valid_labels(
         )
     count = labels.numel() if num_items is None else _number(num_items)
     # A count of 0 beside labels is a mistake of the caller: no quotient of the two is right.
-    if not (math.isfinite(count) and (count > 0 or count == 0 == labels.numel())):
+    has_nothing_to_count = count == 0 and not labels.numel()
+    if not (math.isfinite(count) and (count > 0 or has_nothing_to_count)):
         raise ValueError(f"num_items must be a count above 0, not {num_items!r}")
     return labels, is_valid, count or 1  # nothing to count: the sums are 0 already
 

@@ -13,11 +13,12 @@ deadline are in `engine.fitting`.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -242,9 +243,11 @@ class DistillationTrainer(FittingTrainer):
             self._refuse_missing("evaluation", rows, {read})
 
     def _refuse_missing(self, which: str, rows, needed: set[str]) -> None:
-        if not hasattr(rows, "__getitem__") or not len(rows) or not isinstance(rows[0], Mapping):
-            return  # no rows, or a stream: its first batch will tell
-        row = rows[0]
+        # Of a stream only its first batch will tell: looking would take a row out of it.
+        is_stream = isinstance(rows, IterableDataset) or not isinstance(rows, Sized)
+        row = None if is_stream or not len(rows) else rows[0]
+        if not isinstance(row, Mapping):
+            return
         missing = needed - set(row)
         if {"label", "label_ids"} & set(row):  # transformers' collators rename these to labels
             missing.discard("labels")

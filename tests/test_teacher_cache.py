@@ -224,6 +224,8 @@ def test_arguments_that_make_no_sense(tmp_path, tok, rows):
             build(tiny.bert(), rows, tok, tmp_path, **wrong)
     with pytest.raises(ValueError, match="no rows"):
         build(tiny.bert(), rows.select([]), tok, tmp_path)
+    with pytest.raises(ValueError, match="no column `input_ids`; glue.encode"):
+        build(tiny.bert(), tiny.dataset(4), tok, tmp_path)
     with pytest.raises(ValueError, match="no finished teacher cache"):
         teacher_cache.TeacherCache(tmp_path / "nowhere")
     assert not (tmp_path / "cache").exists()

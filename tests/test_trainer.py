@@ -454,6 +454,13 @@ def test_evaluation_rows_may_lack_labels_and_nothing_else(
         tiny.trainer(tmp_path, student, (train, texts), tokenizer, teacher)
 
 
+def test_a_stream_of_rows_is_left_to_its_first_batch(
+    tmp_path, tokenizer, encoded, teacher, student
+):
+    stream = encoded[0].to_iterable_dataset()
+    tiny.trainer(tmp_path, student, stream, tokenizer, teacher, max_steps=2).train()
+
+
 def test_a_column_may_have_another_name_or_be_made_by_the_collator(
     tmp_path, tokenizer, encoded, teacher, student
 ):

@@ -374,6 +374,11 @@ def row_keys(rows) -> np.ndarray:
     """(rows,) uint64: each tokenised row by its ids, segments and masked labels, 64 bits of a
     SHA-256.
     """
+    if "input_ids" not in rows.column_names:
+        raise ValueError(
+            "the rows have no column `input_ids`; glue.encode and translation.encode make it out "
+            f"of texts. They have {', '.join(rows.column_names)}"
+        )
     names = [name for name in ("input_ids", "token_type_ids") if name in rows.column_names]
     # A classifier's label is a number, and changes no answer of the teacher: it is left out.
     if "labels" in rows.column_names and len(rows) and isinstance(rows[0]["labels"], list):
