@@ -178,8 +178,9 @@ def _combine(
     kd = divergences.sum() * temperature**2 / count
     # T = 1: a label is no distribution that could be softened. In use the student answers at T = 1,
     # and that answer is what CE trains.
-    label_logprobs = _log_soft_targets(student_logits, 1.0).gather(-1, labels[:, None])
-    # label_logprobs: (items, 1), what the student gives to each label.
+    label_logprobs = _log_soft_targets(student_logits, 1.0).gather(
+        -1, labels[:, None]
+    )  # (items, 1)
     ce = -label_logprobs.sum() / count
     return DistillationLoss(alpha * kd + (1 - alpha) * ce, kd, ce)
 
@@ -214,8 +215,8 @@ def _divergence(student: Tensor, teacher: Tensor, divergence: str, beta: float) 
         # The mean under the *student*: it may leave a mode out, and must not invent one.
         return _kl(student, teacher)
     if divergence == "jsd":
-        # log m without leaving logarithms: where both probabilities underflow, their
-        # sum would be 0 and its logarithm -inf.
+        # log m without leaving logarithms: where both probabilities underflow, their sum would be 0
+        # and its logarithm -inf.
         middle = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
         return beta * _kl(teacher, middle) + (1 - beta) * _kl(student, middle)
     raise NotImplementedError(f"{divergence} stands in DIVERGENCES and has no branch here")
@@ -261,7 +262,7 @@ def check_settings(temperature: float, alpha: float, divergence: str, beta: floa
     if divergence == "jsd" and not 0 < _number(beta) < 1:
         raise ValueError(
             f"beta must lie strictly between 0 and 1 for jsd, not {beta!r} "
-            "(0 and 1 are the two KLs)"
+            "(at 0 and at 1 it is 0 for every student; the two KLs have names of their own)"
         )
     return _positive(temperature)
 
