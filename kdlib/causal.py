@@ -18,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from .engine.cached_tokens import TEACHER_PLACE, cached_answers, check_caches, with_places
 from .engine.device import at_work
 from .engine.head import in_place_of_head, logits_at, why_dense
+from .engine.sampler import columns_of
 from .engine.wide_loss import linear_distillation_loss
 from .losses import (
     IGNORED,
@@ -74,7 +75,7 @@ def refuse_nothing_to_learn(rows) -> None:
 
     Their loss is 0, and training would end without a word.
     """
-    if "labels" not in (getattr(rows, "column_names", None) or []):
+    if "labels" not in columns_of(rows):
         return
     if not any(label != IGNORED for row in rows for label in row["labels"][1:]):
         raise ValueError(f"no training row has a token to learn: {NOTHING_TO_LEARN}")
@@ -348,6 +349,6 @@ class Tokens:
 
     def metrics(self, output, rows) -> dict[str, float]:
         """The means of an evaluation set. output: Trainer's, with the sums gathered."""
-        has_place = TEACHER_PLACE in (getattr(rows, "column_names", None) or [])
+        has_place = TEACHER_PLACE in columns_of(rows)
         is_asked = self.trainer.args.alpha > 0 and self.trainer.teacher is not None
         return means_over_tokens(output.predictions, has_place or is_asked)

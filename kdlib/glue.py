@@ -14,7 +14,7 @@ import numpy as np
 
 from .engine import hub
 from .engine.asking import collator  # noqa: F401  (a notebook names it glue.collator)
-from .engine.parquet import read_parquet
+from .engine.parquet import read_parquet, sample
 
 
 class Task(NamedTuple):
@@ -69,11 +69,7 @@ def load(
     check(data, task, where)
     if among is not None:
         return _only(data, task, among, rows, where)
-    if 0 < rows < len(data):
-        # Shuffled first: a corpus may be sorted by source, and its first rows are then no sample.
-        # Always with seed 0: runs with other seeds must differ in training, not in data.
-        return data.shuffle(seed=0).select(range(rows))
-    return data
+    return sample(data, rows)
 
 
 def _read(task: Task, source: str | Path, split: str):

@@ -142,9 +142,8 @@ def valid_labels(
     hint: str = "GLUE's test split carries -1: it has no labels to train on.",
 ) -> tuple[Tensor, Tensor, float]:
     """(labels that count, the mask (items,) that picks them, what the sums are divided by)."""
-    given = f"labels {tuple(labels.shape)} {str(labels.dtype).removeprefix('torch.')}"
-    dtype = labels.dtype
-    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+    given = described("labels", labels)
+    if not is_integer(labels):
         raise ValueError(f"{given} must be integers")
     labels = labels.reshape(-1).long()  # before it is compared: in uint8, -100 would be 156
     is_valid = labels != ignore_index  # (items,)
@@ -280,6 +279,16 @@ def _number(x) -> float:
         return math.nan if isinstance(x, (str, bool)) else float(x)
     except (TypeError, ValueError, RuntimeError):
         return math.nan
+
+
+def is_integer(x: Tensor) -> bool:
+    """Are these whole numbers? A mask of True and False would pass for labels 0 and 1."""
+    return not (x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool)
+
+
+def described(name: str, x: Tensor) -> str:
+    """ "student_head (11, 4) float32"."""
+    return f"{name} {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
 
 
 def _check_shapes(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> None:

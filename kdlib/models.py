@@ -35,7 +35,6 @@ from .engine.agreement import (  # noqa: F401  (a notebook names them models.…
     check_label_order,
     check_labels,
     check_pair,
-    check_readings,
     check_vocabularies,
     class_names,
     is_anonymous,

@@ -28,6 +28,7 @@ from .engine.asking import TEACHER_LOGITS, teacher_logits
 from .engine.cached_tokens import TEACHER_PLACE
 from .engine.fitting import FittingTrainer
 from .engine.progress import Progress  # noqa: F401  (notebook 03 silences it)
+from .engine.sampler import columns_of, no_column
 from .losses import DIVERGENCES, DistillationLoss, check_settings, distillation_loss
 from .models import check_pair, forward_inputs
 
@@ -225,7 +226,7 @@ class DistillationTrainer(FittingTrainer):
         self.items.check_rows(self.train_dataset)
         if teacher is not None:
             for cache in caches:
-                cache.check(teacher=teacher)
+                cache.check(teacher)
             self._adopt(teacher)
         # With alpha = 0 neither a teacher nor a cache is needed: that is the CE baseline.
         elif self.args.alpha > 0 and not _has_answers(self.train_dataset):
@@ -255,10 +256,7 @@ class DistillationTrainer(FittingTrainer):
             # Some collators make a column themselves, as language modelling's makes labels.
             missing -= self._made_by_collator(row)
         if missing:
-            raise ValueError(
-                f"the {which} rows have no column `{min(missing)}`; glue.encode and "
-                f"translation.encode make it out of texts. They have {', '.join(row)}"
-            )
+            raise no_column(f"the {which} rows", min(missing), row)
 
     def _made_by_collator(self, row: Mapping) -> set[str]:
         """The columns of a batch of this one row; none, where the collator refuses it."""
@@ -518,8 +516,7 @@ def _has_answers(rows) -> bool:
     """Does a column lead to the teacher's answers? True also where there are no rows at all."""
     if rows is None:
         return True
-    columns = getattr(rows, "column_names", None) or []
-    return TEACHER_LOGITS in columns or TEACHER_PLACE in columns
+    return bool({TEACHER_LOGITS, TEACHER_PLACE} & set(columns_of(rows)))
 
 
 def loss_curves(log_history: list[dict]) -> list[dict]:

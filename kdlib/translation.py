@@ -40,7 +40,7 @@ from .chat import (  # noqa: F401  (a notebook names them translation.…)
 from .engine import deadline
 from .engine.device import at_work, evaluating
 from .engine.generate import generate, repeats
-from .engine.pairs import SPECIAL, Pairs, load  # noqa: F401
+from .engine.pairs import SPECIAL, load  # noqa: F401  (a notebook names it translation.load)
 from .losses import IGNORED
 
 PAIRS_AT_A_TIME = 1000  # tokenised together

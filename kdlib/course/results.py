@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..engine.provenance import commit, peak_memory_gb, versions  # noqa: F401  (of a record)
 from ..paths import DATA, run_places, write_json
-from .statistics import Difference, bootstrap, bootstrap_metric, interval, paired, spread  # noqa: F401  (a notebook names them results.…)
+from .statistics import Difference, bootstrap, bootstrap_metric, interval, paired  # noqa: F401  (a notebook names them results.…)
 from .stored import Missing, Stored, whole  # noqa: F401  (figures and claims read with them)
 
 REQUIRED = ("notebook", "profile", "seed", "settings", "results")
@@ -182,7 +182,11 @@ def summary(
     """
 
     def cell(values):
-        return spread(values, scale, digits)
+        values = values.dropna() * scale
+        if not len(values):
+            return "–"
+        spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+        return f"{values.mean():.{digits}f}{spread}"
 
     groups = runs.groupby(by, sort=False, dropna=False)
     return groups[metrics].agg(cell).assign(runs=groups.size()).reset_index()

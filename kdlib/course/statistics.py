@@ -28,15 +28,6 @@ def _difference(mean: float, low: float, high: float, n: int) -> Difference:
     return Difference(float(mean), float(low), float(high), n, verdict)
 
 
-def spread(values, scale: float = 1.0, digits: int = 1) -> str:
-    """ "mean ± sd" of a few numbers, the mean alone of one, "–" of none."""
-    values = pd.Series(values, dtype=float).dropna() * scale
-    if not len(values):
-        return "–"
-    sd = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
-    return f"{values.mean():.{digits}f}{sd}"
-
-
 # -- over seeds ----------------------------------------------------------------------------------
 
 

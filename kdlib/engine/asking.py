@@ -12,7 +12,7 @@ import torch
 from ..losses import IGNORED, TopK, distillation_loss, topk_distillation_loss
 from .device import at_work, evaluating
 from .head import logits_at
-from .sampler import longest_first
+from .sampler import lengths_of, longest_first
 
 # The column of a dataset that carries a classifier's answers.
 TEACHER_LOGITS = "teacher_logits"
@@ -54,7 +54,7 @@ def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -
         # texts and labels need not be read from disk
         columns = [column for column in rows.column_names if column in READ]
         rows = rows.select_columns(columns)
-        lengths = [len(ids) for ids in rows["input_ids"]]
+        lengths = lengths_of(rows)
     else:
         lengths = [len(rows[i]["input_ids"]) for i in range(len(rows))]
     # Filled out of order: each batch writes into the places of its own rows.
@@ -82,9 +82,8 @@ def topk_answers(
     `offsets` says where a row starts, with the end of the last one: (rows + 1,).
     """
     answers = [None] * len(rows)
-    lengths = [len(ids) for ids in rows["input_ids"]]
     with torch.inference_mode(), at_work(teacher), evaluating(teacher):
-        for picked in longest_first(lengths, batch_size):
+        for picked in longest_first(lengths_of(rows), batch_size):
             batch, keep = _padded_batch([rows[i] for i in picked], teacher.device)
             # logits of the predicted tokens only: a prompt's would be the most of them
             logits = logits_at(teacher, batch, keep)

@@ -11,7 +11,7 @@ from transformers import PrinterCallback, Trainer
 
 from . import checkpoints
 from .progress import Progress
-from .sampler import LengthGroupedSampler
+from .sampler import LengthGroupedSampler, columns_of, lengths_of
 
 
 class FittingTrainer(Trainer):
@@ -133,7 +133,7 @@ class FittingTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if "input_ids" not in (getattr(rows, "column_names", None) or []):
+        if "input_ids" not in columns_of(rows):
             given = [] if train_dataset is None else [train_dataset]
             return super()._get_train_sampler(*given)
         args = self.args
@@ -141,5 +141,4 @@ class FittingTrainer(Trainer):
         # grouped by the step, not by the batch: the same rows make a step however it is cut into
         # batches and processes
         rows_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        lengths = [len(ids) for ids in rows["input_ids"]]
-        return LengthGroupedSampler(lengths, rows_a_step, seed)
+        return LengthGroupedSampler(lengths_of(rows), rows_a_step, seed)

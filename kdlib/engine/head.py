@@ -31,14 +31,16 @@ def logits_at(model, inputs: dict, keep: Tensor) -> Tensor:
     The inputs may lie on another device: they go to the model's.
     """
     with _head_sees_only(model, keep):
-        return model(**_model_inputs(model, inputs), use_cache=False).logits
+        return _output(model, inputs)
 
 
-def _model_inputs(model, inputs: dict) -> dict:
-    """What a language model reads of a batch, on the model's device."""
+def _output(model, inputs: dict) -> Tensor:
+    """What a language model returns for a batch, which goes to the model's device."""
     device = next(model.parameters()).device
     # No labels: the model would shift them itself and make a loss of all positions.
-    return {name: inputs[name].to(device) for name in MODEL_INPUTS if name in inputs}
+    read = {name: inputs[name].to(device) for name in MODEL_INPUTS if name in inputs}
+    # use_cache: keys and values are kept to go on generating, which nobody does here.
+    return model(**read, use_cache=False).logits
 
 
 def _head_of(model) -> nn.Module:
@@ -201,7 +203,7 @@ def in_place_of_head(
     # On the instance: it hides the forward of the class, for this model alone, until it is deleted.
     head.forward = instead
     try:
-        returned = model(**_model_inputs(model, inputs), use_cache=False).logits
+        returned = _output(model, inputs)
     finally:
         del head.forward  # the class's own forward shows again
     if len(made) != 1 or not _equal_but_for_dtype(returned, made[0]):

@@ -391,9 +391,9 @@ def patiently(ask, explain):
 # -- fetching ------------------------------------------------------------------------------------
 
 
-def free_bytes(folder: Path | None = None) -> int:
+def free_bytes() -> int:
     """Free where the cache lies, or will lie."""
-    place = (folder or cache()).absolute()
+    place = cache().absolute()
     # The folder may not exist yet; the disk is that of the first one above which does.
     there = next(p for p in (place, *place.parents) if p.exists())
     return shutil.disk_usage(there).free

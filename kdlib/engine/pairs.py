@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import hub
-from .parquet import read_parquet
+from .parquet import read_parquet, sample
 
 SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>")  # how a chat template spells its special tokens
 # Held out more strictly from left to right: a sentence of the test may be in no other split.
@@ -68,9 +68,7 @@ def load(
     if not kept.english:
         raise ValueError(f"{source}, split {split!r}: no pair is left ({dropped or 'it is empty'})")
     data = datasets.Dataset.from_dict({"en": kept.english, "fr": kept.french})
-    if 0 < rows < len(data):
-        data = data.shuffle(seed=0).select(range(rows))
-    return Pairs(data, dropped)
+    return Pairs(sample(data, rows), dropped)
 
 
 # -- cleaning ------------------------------------------------------------------------------------

@@ -30,6 +30,15 @@ def read_parquet(files: list, where: str):
         raise
 
 
+def sample(data, rows: int):
+    """The first `rows` of a `datasets.Dataset` after a fixed shuffle; 0: all, in their order."""
+    if not 0 < rows < len(data):
+        return data
+    # Shuffled first: a corpus may be sorted by source, and its first rows are then no sample.
+    # Always with seed 0: runs with other seeds must differ in training, not in data.
+    return data.shuffle(seed=0).select(range(rows))
+
+
 def _name_the_damaged(files: list, cause: Exception) -> None:
     """`datasets` does not say which file is damaged: read them one by one."""
     import pyarrow as pa

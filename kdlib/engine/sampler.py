@@ -50,6 +50,24 @@ class LengthGroupedSampler(Sampler):
         return iter(np.concatenate(shuffled + ragged).tolist())
 
 
+def columns_of(rows) -> list[str]:
+    """The columns of a dataset; none where `rows` is a plain list, or None."""
+    return getattr(rows, "column_names", None) or []
+
+
+def no_column(which: str, name: str, columns) -> ValueError:
+    """The error for rows that are not encoded, or were encoded for something else."""
+    return ValueError(
+        f"{which} have no column `{name}`; glue.encode and translation.encode make it out of "
+        f"texts. They have {', '.join(columns)}"
+    )
+
+
+def lengths_of(rows) -> list[int]:
+    """The tokens of each row of a dataset."""
+    return [len(ids) for ids in rows["input_ids"]]
+
+
 def longest_first(lengths: list[int], batch_size: int) -> list[list[int]]:
     """The places of rows in batches of like length, for a model that is only asked.
 

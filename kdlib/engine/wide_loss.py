@@ -39,10 +39,11 @@ from ..losses import (
     DistillationLoss,
     TopK,
     check_settings,
+    described,
     log_soft_targets_with_rest,
     valid_labels,
 )
-from .wide_checks import check_student, check_teacher, check_topk, described
+from .wide_checks import check_student, check_teacher, check_topk
 
 # Bytes for logits, whatever memory is free: a result must not depend on the neighbours.
 SCRATCH = 128_000_000

@@ -368,6 +368,15 @@ def heat(ax, shades, texts, white, columns, rows, *, fontsize=10, rotation=0, **
     return image
 
 
+def spread(values, scale: float = 1.0, digits: int = 1) -> str:
+    """ "mean ± sd" of a few numbers, the mean alone of one, "–" of none."""
+    values = pd.Series(values, dtype=float).dropna() * scale
+    if not len(values):
+        return "–"
+    sd = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{sd}"
+
+
 def grid(columns: list[str], rows: list[list[str]], starts: list[float], rules=()):
     """A table as a picture: text in columns that start at `starts` (0 to 1).
 

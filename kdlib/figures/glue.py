@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from ..course.results import interval
-from ..course.statistics import spread
 from ..course.stored import whole
 from ..methods import LABELS
 from .drawing import (
@@ -27,6 +26,7 @@ from .drawing import (
     panels,
     rate_name,
     row_of_axes,
+    spread,
 )
 
 MNLI = Rows("MiniNLI, synthetic", "real MNLI rows")

@@ -5,7 +5,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..course.statistics import spread
 from ..course.stored import whole
 from .drawing import (
     Rows,
@@ -26,6 +25,7 @@ from .drawing import (
     plain_numbers,
     rate_name,
     seeds,
+    spread,
     upright,
 )
 
