@@ -47,9 +47,9 @@ def load(
 ) -> Pairs:
     """A split of English–French pairs, cleaned.
 
-    source: a hub id ("Helsinki-NLP/europarl", perhaps with @REVISION), or a folder with `<split>-*.parquet`, or with such a
-        folder under "en-fr"; a local copy of a hub id is taken first. Each row is
-        {"translation": {"en": …, "fr": …}}.
+    source: a hub id ("Helsinki-NLP/europarl", perhaps with @REVISION), or a folder with
+        `<split>-*.parquet`, or with such a folder under "en-fr"; a local copy of a hub id is taken
+        first. Each row is {"translation": {"en": …, "fr": …}}.
     rows: the first so many after a fixed shuffle (0: all).
     max_words, ratio: see `_reason_to_drop`. Sentences that also occur in a split held
         out more strictly are dropped, too.

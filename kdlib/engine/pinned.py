@@ -10,7 +10,10 @@ from . import hub
 
 
 class File(NamedTuple):
-    """One file: where it lands under the real folder, where it comes from, and its SHA-256 ("" where only git pins it)."""
+    """One file: where it lands under the real folder, where it comes from, and its SHA-256.
+
+    That is "" where only git pins it.
+    """
 
     path: str
     url: str
