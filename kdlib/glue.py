@@ -52,8 +52,8 @@ def load(
     """A split as a `datasets.Dataset` with the task's two text columns, `label` and `idx`; checked.
 
     source: a hub id ("nyu-mll/glue", or "nyu-mll/glue@REVISION"), or a folder with
-        `<split>-*.parquet`, or with such a folder under the task's name. A folder under `$KD_REAL` (or one that `python -m kdlib get real`
-        filled) is taken before the hub.
+        `<split>-*.parquet`, or with such a folder under the task's name. A folder under
+        `$KD_REAL` (or one that `python -m kdlib get real` filled) is taken before the hub.
     rows: the first so many, after a fixed shuffle (0: all, in order). The same rows for every seed
         of a run.
     among: only rows with these keys (`row_key`), in this order: the same rows from a sample, a
@@ -242,7 +242,7 @@ def row_key(*texts: str) -> str:
 
     Shipped teacher logits find their row by it, whatever the rows' order.
     """
-    # \x1f is a control character that no text holds: ("ab", "c") and ("a", "bc") get different keys.
+    # \x1f is a control character that no text holds: ("ab", "c") and ("a", "bc") get other keys.
     # 16 digits are 64 bits: that any two of a million rows share one has a chance of 3 in 100
     # million.
     return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]

@@ -27,7 +27,7 @@ def student_from_teacher(
 
     DistilBERT's recipe takes every other one: [0, 2, 4, 7, 9, 11]. Embeddings, the chosen layers
     and the classifier are *copied*: training the student never moves the teacher.
-    family: None keeps the teacher's architecture; "distilbert" turns a BERT into a DistilBERT, where
+    family: None keeps the teacher's architecture; "distilbert" makes a DistilBERT of a BERT, where
         two things have no home. Segment embeddings: DistilBERT knows no segments, so segment 0's is
         folded into the positions. BERT's pooler, tanh(W·[CLS]): its W starts DistilBERT's
         pre_classifier, which ends in ReLU instead, so what the classifier read off negative units
