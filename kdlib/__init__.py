@@ -60,8 +60,8 @@ _NAMES = {
 }
 __all__ = ["start", *_MODULES, *_NAMES]
 
-# transformers imports torchao wherever it is installed, and both then warn of kernels for other GPUs:
-# no reader can act on that.
+# transformers imports torchao wherever it is installed, and both then warn of kernels for other
+# GPUs: no reader can act on that.
 for _noisy in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_noisy).setLevel(logging.ERROR)
 

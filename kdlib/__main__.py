@@ -1,4 +1,4 @@
-"""python -m kdlib COMMAND: everything that make does, on any system. `batch.cli` has the commands."""
+"""python -m kdlib COMMAND: what make does, on any system. `batch.cli` has the commands."""
 
 import sys
 

@@ -18,8 +18,15 @@ from transformers.modeling_outputs import CausalLMOutput
 from .engine.cached_tokens import TEACHER_PLACE, cached_answers, check_caches, with_places
 from .engine.device import at_work
 from .engine.head import in_place_of_head, logits_at, why_dense
+from .engine.sampler import columns_of
 from .engine.wide_loss import linear_distillation_loss
-from .losses import DistillationLoss, TopK, distillation_loss, topk_distillation_loss
+from .losses import (
+    IGNORED,
+    DistillationLoss,
+    TopK,
+    distillation_loss,
+    topk_distillation_loss,
+)
 
 NOTHING_TO_LEARN = (
     "all labels are -100. Were the targets truncated, or the mask put on the wrong side?"
@@ -30,6 +37,7 @@ def is_causal(model) -> bool:
     """Is it a decoder-only language model (also inside LoRA's wrapper)?"""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    # LoRA's wrapper has a class name of its own, which is in no list.
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return type(base).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
@@ -39,9 +47,12 @@ def target_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
 
     keep: (batch, length) bool, the positions that predict. targets: (tokens,), what they predict.
     """
-    is_target = labels[:, 1:] != -100
+    # The shift by one: the logits at position i are compared with token i + 1. Without it a model
+    # would learn to repeat its input, with a loss near 0.
+    is_target = labels[:, 1:] != IGNORED
     keep = torch.zeros_like(labels, dtype=torch.bool)
     keep[:, :-1] = is_target  # the last position predicts nothing
+    # keep and targets are in the same order, row by row: that is what lines logits and labels up.
     return keep, labels[:, 1:][is_target]
 
 
@@ -54,6 +65,8 @@ def target_logits(model, batch: dict) -> Tensor:
     """
     keep, _ = target_positions(batch["labels"])
     with at_work(model):
+        # float32, as two models may compute in different types, and bf16 keeps two or three
+        # digits of a logit.
         return logits_at(model, batch, keep).float().cpu()
 
 
@@ -62,9 +75,9 @@ def refuse_nothing_to_learn(rows) -> None:
 
     Their loss is 0, and training would end without a word.
     """
-    if "labels" not in (getattr(rows, "column_names", None) or []):
+    if "labels" not in columns_of(rows):
         return
-    if not any(label != -100 for row in rows for label in row["labels"][1:]):
+    if not any(label != IGNORED for row in rows for label in row["labels"][1:]):
         raise ValueError(f"no training row has a token to learn: {NOTHING_TO_LEARN}")
 
 
@@ -79,6 +92,7 @@ def token_loss(
     temperature: float,
     alpha: float,
     divergence: str,
+    beta: float = 0.5,
     ce_only: tuple[int, ...] = (),
     num_items: int | float | Tensor | None = None,
 ) -> DistillationLoss:
@@ -92,26 +106,32 @@ def token_loss(
     """
     has_targets = targets.numel() > 0
     count = targets.numel() if num_items is None else num_items
+    # Without a target the sums are 0; 0 / 0 would make NaN of them, and of all weights.
     count = count if has_targets else 1
     if teacher is None:
         ce = _cross_entropy(student_logits, targets) / count
+        # A kd of 0 on the same device and of the same dtype; no gradient hangs on it.
         return DistillationLoss((1 - alpha) * ce, ce.detach() * 0, ce)
 
-    settings = dict(temperature=temperature, alpha=alpha, divergence=divergence, num_items=count)
+    settings = dict(temperature=temperature, alpha=alpha, divergence=divergence, beta=beta)
+    settings["num_items"] = count
     loss = topk_distillation_loss if isinstance(teacher, TopK) else distillation_loss
     unheard_ids = torch.tensor(list(ce_only), device=targets.device, dtype=targets.dtype)
-    unheard = torch.isin(targets, unheard_ids)
+    unheard = torch.isin(targets, unheard_ids)  # (tokens,): CE alone there
     if not unheard.any():
         return loss(student_logits, teacher, targets, **settings)
+    # Both parts are divided by the count of *all* targets, so they add up to one mean.
     heard = loss(
         student_logits[~unheard], tokens_of(teacher, ~unheard), targets[~unheard], **settings
     )
     ce = _cross_entropy(student_logits[unheard], targets[unheard]) / count
+    # The unheard tokens have CE with weight 1, not 1 - alpha: nothing else teaches them.
     return DistillationLoss(heard.total + ce, heard.kd, heard.ce + ce)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """The sum over tokens, in nats; in float32."""
+    # A sum, and not a mean: only the caller knows the count of the whole step.
     return F.cross_entropy(logits.float(), targets, reduction="sum")
 
 
@@ -120,6 +140,7 @@ def tokens_of(teacher: Tensor | TopK | None, which) -> Tensor | TopK | None:
     if teacher is None:
         return None
     if isinstance(teacher, TopK):
+        # All three parts have one row a token: they are cut alike.
         return TopK(*(part[which] for part in teacher))
     return teacher[which]
 
@@ -132,8 +153,11 @@ def wide_loss(
     teacher: what `linear_distillation_loss` takes of a teacher. None where the head does not allow
     it (`engine.head.why_dense`).
     """
+    # These two have no default there: whoever has no teacher must say so.
     teacher = {"teacher_hidden": None, "teacher_head": None} | teacher
 
+    # Runs inside the forward, where the head would. What comes out is no logits at all: three
+    # numbers, (1, 3), which the rest of the forward hands on untouched.
     def instead_of_logits(hidden, head):
         loss = linear_distillation_loss(
             hidden, head.weight, labels=targets, student_bias=head.bias, **teacher, **settings
@@ -144,6 +168,7 @@ def wide_loss(
     loss = in_place_of_head(student, inputs, keep, instead_of_logits)
     if loss is None:
         return None
+    # Stacked with the total, kd and ce would seem to have a gradient. They are for the log.
     total, kd, ce = loss[0]
     return DistillationLoss(total, kd.detach(), ce.detach())
 
@@ -161,6 +186,7 @@ def wide_answers(teacher, inputs: dict, keep: Tensor) -> dict:
         heads.append((head.weight, head.bias))
         return hidden
 
+    # (tokens, width): what the head would have read. `remember` returns it unchanged.
     hidden = in_place_of_head(teacher, inputs, keep, remember)
     if hidden is None:
         return {"teacher_logits": logits_at(teacher, inputs, keep)}
@@ -187,6 +213,7 @@ def row_sums(
     start = 0
     for count in counts:
         row = slice(start, start + count)
+        # num_items=1 gives sums. Means could not be averaged: rows have unequal numbers of targets.
         loss = token_loss(
             student_logits[row], tokens_of(teacher, row), targets[row], num_items=1, **settings
         )
@@ -196,17 +223,19 @@ def row_sums(
     return torch.stack(sums)
 
 
-def metrics(sums: np.ndarray, knows_teacher: bool) -> dict[str, float]:
+def means_over_tokens(sums: np.ndarray, knows_teacher: bool) -> dict[str, float]:
     """`row_sums` of a whole set → its means over target tokens.
 
     `ce_only` positions count in kd with 0.
     """
+    # float64: in float32 a sum of millions of tokens loses its last digits.
     ce, kd, right, count = sums.astype(np.float64).sum(0)
     if count == 0:
         raise ValueError(f"no row has a token to learn: {NOTHING_TO_LEARN}")
     means = {
         "loss": ce / count,
         "ce": ce / count,
+        # exp of the mean over *tokens*; a mean of the rows' perplexities would be another number.
         "perplexity": np.exp(min(ce / count, 700.0)),  # beyond 700 float64 overflows
         "accuracy": right / count,
     }
@@ -234,10 +263,13 @@ class Tokens:
         self.caches = caches
         self.ce_only = ce_only
         self.change = change
-        self.is_dense = False  # must the student's logits be made after all?
+        # Whether logits must be made after all: once true, it stays true.
+        self.is_dense = False
 
     def check(self, model, args) -> None:
         """Before anything is built: do the caches belong to this model?"""
+        # Trainer would split the batch by rows (DataParallel), and `keep` and `targets` would stay
+        # whole.
         if args.n_gpu > 1:
             raise ValueError(
                 "several GPUs in one process cannot share a language model's batch here: "
@@ -252,35 +284,36 @@ class Tokens:
     def check_rows(self, rows) -> None:
         refuse_nothing_to_learn(rows)
 
-    def counted(self, batch: dict) -> dict:
-        """The part of a batch whose labels Trainer is to count: the first label has no predictor."""
+    def batch_to_count(self, batch: dict) -> dict:
+        """The batch as Trainer is to count its labels: the first label has no predictor."""
         return {"labels": batch["labels"][:, 1:]} if "labels" in batch else batch
 
     def loss(self, model, inputs: dict, num_items, needs_logits: bool):
         """(loss, student's logits or None) of a batch."""
-        args = self.trainer.args
-        settings = dict(self.settings(), num_items=num_items)
+        settings = self.settings() | {"num_items": num_items}
         keep, targets = target_positions(inputs["labels"])
-        if not (needs_logits or self.change or self.is_dense):
-            self.is_dense = bool(why_dense(model, inputs))
-        if not (needs_logits or self.change or self.is_dense):
-            answers = self.wide_answers(inputs, keep)
+        # The short way: no logits of the student, but its hidden states and its head.
+        if not (needs_logits or self.change or self._must_be_dense(model, inputs)):
+            answers = self.answers_without_logits(inputs, keep)
             return wide_loss(model, inputs, keep, targets, answers, **settings), None
 
         student_logits = logits_at(model, inputs, keep)
-        answers = self.answers(inputs, keep) if args.alpha > 0 else None
+        # With alpha = 0 the answers would be multiplied by 0: a baseline does not pay for a
+        # teacher.
+        answers = self.answers(inputs, keep) if self.trainer.args.alpha > 0 else None
+        # A control is trained on changed answers and evaluated against the true ones: otherwise its
+        # kd would say how well it learnt the disturbance.
         if self.change and answers is not None and model.training:
             answers = self.change(answers, student_logits)
         return token_loss(student_logits, answers, targets, **settings), student_logits
 
+    def _must_be_dense(self, model, inputs: dict) -> bool:
+        """Must the student's logits be made after all? Once they must, nobody asks again."""
+        self.is_dense = self.is_dense or bool(why_dense(model, inputs))
+        return self.is_dense
+
     def settings(self) -> dict:
-        args = self.trainer.args
-        return dict(
-            temperature=args.temperature,
-            alpha=args.alpha,
-            divergence=args.divergence,
-            ce_only=self.ce_only,
-        )
+        return self.trainer.args.loss_settings() | {"ce_only": self.ce_only}
 
     @torch.no_grad()
     def answers(self, inputs: dict, keep: Tensor) -> Tensor | TopK | None:
@@ -294,7 +327,7 @@ class Tokens:
             return cached_answers(self.caches, inputs[TEACHER_PLACE], temperature, keep.device)
         return None if teacher is None else logits_at(teacher, inputs, keep)
 
-    def wide_answers(self, inputs: dict, keep: Tensor) -> dict:
+    def answers_without_logits(self, inputs: dict, keep: Tensor) -> dict:
         """The same, as `wide_loss` takes it; with alpha = 0 the teacher isn't asked."""
         teacher = self.trainer.teacher
         if self.trainer.args.alpha == 0:
@@ -309,11 +342,13 @@ class Tokens:
         is_answered = TEACHER_PLACE in inputs or self.trainer.args.alpha > 0
         answers = self.answers(inputs, keep) if is_answered else None
         student_logits = logits_at(model, inputs, keep)
+        # Sums, not logits, travel between processes: a row's logits would be 128,256 numbers a
+        # token.
         counts = keep.sum(1).tolist()
         return row_sums(student_logits, answers, targets, counts, **self.settings()), None
 
     def metrics(self, output, rows) -> dict[str, float]:
         """The means of an evaluation set. output: Trainer's, with the sums gathered."""
-        has_place = TEACHER_PLACE in (getattr(rows, "column_names", None) or [])
+        has_place = TEACHER_PLACE in columns_of(rows)
         is_asked = self.trainer.args.alpha > 0 and self.trainer.teacher is not None
-        return metrics(output.predictions, has_place or is_asked)
+        return means_over_tokens(output.predictions, has_place or is_asked)

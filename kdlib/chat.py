@@ -68,6 +68,8 @@ Today Date: " + date_string + "\\n\\n" }}
 
 def chat_format(tokenizer) -> ChatFormat:
     """Which of the two formats a tokenizer speaks; ValueError where it speaks neither."""
+    # By the token that ends a turn: names of models and of classes say less about what a vocabulary
+    # holds.
     for known in (LLAMA3, CHATML):
         if token_id(tokenizer, known.turn_end) is not None:
             return known
@@ -106,12 +108,16 @@ def with_end_token(tokenizer, how: str = "new"):
             f"this tokenizer speaks {form.name} and brings no chat template: take one of a model "
             "that was tuned for chats (its name often ends with -Instruct)"
         )
+    # Whoever gave the tokenizer may go on using it without our token.
     tokenizer = copy.deepcopy(tokenizer)
     if not knows_end and how == "new":
+        # special: it is never cut into pieces, and decoding can leave it out. normalized=False: it
+        # is looked for in the text as written, before a normaliser changes anything.
         end = AddedToken(END, normalized=False, special=True)
         tokenizer.add_tokens([end], special_tokens=True)
     elif not knows_end:
         _rename(tokenizer, form.reserved, END)
+    # Padding is masked, so a model that pads with its end never learns to end.
     tokenizer.pad_token = form.pad
     tokenizer.padding_side = "right"
     tokenizer.chat_template = tokenizer.chat_template or TEMPLATE
@@ -125,6 +131,7 @@ def _rename(tokenizer, old: str, new: str) -> None:
 
     # The library has no call for this: the name is exchanged in the tokenizer's own JSON.
     as_json = tokenizer.backend_tokenizer.to_str()
+    # With its quotation marks: the name inside a longer one stays untouched.
     renamed = as_json.replace(json.dumps(old), json.dumps(new))
     tokenizer._tokenizer = Tokenizer.from_str(renamed)
 
@@ -183,6 +190,7 @@ def llama3_tokenizer(model_file: str | Path) -> PreTrainedTokenizerFast:
         EOT,
         "<|python_tag|>",
     ]
+    # 0, 1 and 2 stand in the list above.
     reserved = range(3, 3 + LLAMA3_SPECIAL - len(special))
     special += [f"<|reserved_special_token_{i}|>" for i in reserved]
     converter = TikTokenConverter(
@@ -193,14 +201,13 @@ def llama3_tokenizer(model_file: str | Path) -> PreTrainedTokenizerFast:
     return _wrapped(converter.converted())
 
 
-def small_tokenizer(texts, *, size: int = 0, least: int = 1) -> PreTrainedTokenizerFast:
+def small_tokenizer(texts, *, size: int = 0) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with Llama 3's special tokens and template, for a laptop's models.
 
     A token is a word with the space before it, so that joining tokens gives the text back. French
     elisions are pieces of their own, followed by an ordinary word: "l'homme" is "l'" + " homme" and
     shares its noun with "un homme". texts: an iterable of sentences, both languages; the prompt's
-    words are added. size: at most so many words, the commonest (0: all). least: words that occur
-    more rarely become `<|unk|>`.
+    words are added. size: at most so many words, the commonest (0: all); others become `<|unk|>`.
     """
     from tokenizers import Tokenizer, models
 
@@ -209,6 +216,7 @@ def small_tokenizer(texts, *, size: int = 0, least: int = 1) -> PreTrainedTokeni
     _cut_into_words(tokenizer)
 
     def pieces(text):
+        # As the tokenizer will see it later: what is counted must be what is looked up.
         normal = tokenizer.normalizer.normalize_str(text)
         return [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
 
@@ -218,10 +226,11 @@ def small_tokenizer(texts, *, size: int = 0, least: int = 1) -> PreTrainedTokeni
         needed.update(pieces(part))
     counts = Counter(piece for text in texts for piece in pieces(text))
     # The commonest first; equally common ones by the alphabet, so that ids never depend on luck.
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    words = [word for word, count in ranked if count >= least and word not in needed]
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    words = [word for word in ranked if word not in needed]
     if size:
         words = words[:size]
+    # The prompt's words come first: `size` must never cut them off.
     vocabulary = [*special, *sorted(needed), *words]
     ids = {word: i for i, word in enumerate(vocabulary)}
     tokenizer.model = models.WordLevel(ids, unk_token=UNKNOWN)
@@ -236,6 +245,7 @@ def _cut_into_words(tokenizer) -> None:
     # The space that the normaliser puts after an elision is taken out again by the decoder.
     after_elision = Regex(r"(?<=\p{L}['’])(?=\p{L})")
     tokenizer.normalizer = normalizers.Replace(after_elision, " ")
+    # A space belongs to the word behind it, so that the decoder only has to join.
     word = Regex(r" ?[\p{L}\p{N}-]+['’]?| ?[^\s\p{L}\p{N}]|\n\n|\s")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(word, behavior="isolated")
     elisions = [decoders.Replace("' ", "'"), decoders.Replace("’ ", "’")]

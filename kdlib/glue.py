@@ -14,7 +14,7 @@ import numpy as np
 
 from .engine import hub
 from .engine.asking import collator  # noqa: F401  (a notebook names it glue.collator)
-from .engine.parquet import read_parquet
+from .engine.parquet import read_parquet, sample
 
 
 class Task(NamedTuple):
@@ -48,13 +48,12 @@ def load(
     *,
     rows: int = 0,
     among: list[str] | None = None,
-    revision: str | None = None,
 ):
     """A split as a `datasets.Dataset` with the task's two text columns, `label` and `idx`; checked.
 
-    source: a hub id ("nyu-mll/glue"), or a folder with `<split>-*.parquet`, or with such a folder
-        under the task's name. A folder under `$KD_REAL` (or one that `python -m kdlib get real`
-        filled) is taken before the hub.
+    source: a hub id ("nyu-mll/glue", or "nyu-mll/glue@REVISION"), or a folder with
+        `<split>-*.parquet`, or with such a folder under the task's name. A folder under
+        `$KD_REAL` (or one that `python -m kdlib get real` filled) is taken before the hub.
     rows: the first so many, after a fixed shuffle (0: all, in order). The same rows for every seed
         of a run.
     among: only rows with these keys (`row_key`), in this order: the same rows from a sample, a
@@ -65,14 +64,12 @@ def load(
     if rows < 0:
         raise ValueError(f"rows must be a count, or 0 for all, not {rows}")
     task = TASKS[task] if isinstance(task, str) else task
-    data = _read(task, f"{source}@{revision}" if revision else source, split)
+    data = _read(task, source, split)
     where = f"{source}, split {split!r}"
     check(data, task, where)
     if among is not None:
         return _only(data, task, among, rows, where)
-    if 0 < rows < len(data):
-        return data.shuffle(seed=0).select(range(rows))
-    return data
+    return sample(data, rows)
 
 
 def _read(task: Task, source: str | Path, split: str):
@@ -84,6 +81,7 @@ def _read(task: Task, source: str | Path, split: str):
     folder = hub.tables(hub.folder(source, task.name), task.name)
     files = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}.parquet"))
     if not files:
+        # train-00000-of-00001.parquet is the split "train".
         names = {file.name.split("-0")[0] for file in folder.glob("*.parquet")}
         splits = sorted({name.removesuffix(".parquet") for name in names})
         raise ValueError(
@@ -94,6 +92,7 @@ def _read(task: Task, source: str | Path, split: str):
 
 def _only(data, task: Task, keys: list[str], rows: int, where: str):
     """The rows with these keys, in the keys' order; the first `rows` of them (0: all)."""
+    # Of rows with the same texts the last one is taken: they have the same key.
     place = {key: i for i, key in enumerate(row_keys(data, task))}
     picked = [place[key] for key in keys if key in place]
     needed = max(rows, 1)
@@ -130,6 +129,7 @@ def check(data, task: Task, where: str) -> None:
             f"({', '.join(task.labels)}){hint}"
         )
     names = getattr(data.features["label"], "names", None)
+    # The numbers can be fine and mean something else: other editions order the classes otherwise.
     if names and [name.lower() for name in names] != list(task.labels):
         raise ValueError(
             f"{where}: the classes are {names}, {task.name} has {list(task.labels)} in this order"
@@ -163,10 +163,12 @@ def encode(data, tokenizer, task: Task, *, max_length: int = 128, keep: tuple[st
     first, second = task.columns
 
     def tokenise(batch):
+        # The pair in one call: that puts [SEP] between the two and gives each its segment number.
         return tokenizer(batch[first], batch[second], truncation=True, max_length=max_length)
 
     dropped = [name for name in data.column_names if name not in ("label", *keep)]
     encoded = data.map(tokenise, batched=True, remove_columns=dropped, desc=None)
+    # The models' forward calls it `labels`.
     return encoded.rename_column("label", "labels")
 
 
@@ -210,6 +212,7 @@ def calibration(logits, labels, bins: int = 10) -> Calibration:
             "calibration needs as many labels as rows and a bin: "
             f"{len(logits)} rows, {len(labels)} labels, {bins} bins"
         )
+    # Less the largest, so that exp cannot overflow; the quotient below is the same.
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
     confidence = exponentials.max(1) / exponentials.sum(1)
     is_right = logits.argmax(1) == labels
@@ -219,6 +222,7 @@ def calibration(logits, labels, bins: int = 10) -> Calibration:
     for number in np.unique(bin_of_row):
         rows = bin_of_row == number
         mean_confidence, accuracy = confidence[rows].mean(), is_right[rows].mean()
+        # rows.mean() is the share of all rows that lie in this bin.
         gap += abs(mean_confidence - accuracy) * rows.mean()
         found.append(
             {
@@ -238,6 +242,9 @@ def row_key(*texts: str) -> str:
 
     Shipped teacher logits find their row by it, whatever the rows' order.
     """
+    # \x1f is a control character that no text holds: ("ab", "c") and ("a", "bc") get other keys.
+    # 16 digits are 64 bits: that any two of a million rows share one has a chance of 3 in 100
+    # million.
     return hashlib.sha256("\x1f".join(texts).encode()).hexdigest()[:16]
 
 

@@ -52,17 +52,20 @@ def hidden_loss(
     mask = mask.bool()
     # Padding may hold anything, nan too, and nan times a mask's 0 is nan: it is overwritten first.
     padding = ~mask[..., None]
+    # 1 and not 0: two zero vectors have no angle between them, and no gradient of it.
     student = in_float32(student).masked_fill(padding, 1.0)
     teacher = in_float32(teacher.detach()).masked_fill(padding, 1.0)
     # One distance a token: (rows, length).
     if kind == "cosine":
         by_token = 1 - F.cosine_similarity(student, teacher, dim=-1)
     else:
+        # A mean over the width, not a sum: the weight of this loss should not grow with the model.
         by_token = ((student - teacher) ** 2).mean(-1)
     # clamp: a row of padding alone has the sum 0, and 0 / 1 keeps the gradient path.
     by_row = (by_token * mask).sum(1) / mask.sum(1).clamp(min=1)
     if num_items is None:
         num_items = mask.any(1).sum().clamp(min=1)
+    # First within a row, then over rows: a long row would otherwise count more than a short one.
     return by_row.sum() / num_items
 
 
@@ -76,6 +79,7 @@ def every_layer(student: int, teacher: int) -> list[tuple[int, int]]:
         raise ValueError(
             f"{student} layers can't be spread evenly over {teacher}: name the pairs yourself"
         )
+    # For 3 of 12 layers: 4, 8 and 12. The last layer is always among them.
     return [(m, m * teacher // student) for m in range(1, student + 1)]
 
 
@@ -133,6 +137,8 @@ class HiddenTrainer(DistillationTrainer):
 
         hook = model.register_forward_hook(keep)
         try:
+            # The one forward that makes the logits makes these states too: a second would cost as
+            # much.
             wanted = {**inputs, "output_hidden_states": True}
             total = super().compute_loss(model, wanted, False, num_items_in_batch)
         finally:
@@ -145,6 +151,7 @@ class HiddenTrainer(DistillationTrainer):
         """The mean of the pairs' losses. states: the student's, (rows, length, width) each."""
         guide = self._guide["model"]
         mask = inputs["attention_mask"]
+        # With labels the guide would compute a loss of its own, for nothing.
         without_labels = {name: value for name, value in inputs.items() if name != "labels"}
         read = forward_inputs(guide, without_labels)
         with torch.no_grad():
@@ -152,9 +159,12 @@ class HiddenTrainer(DistillationTrainer):
         if self.other_rows:
             # The same states in other places: what is left if the row does not matter.
             guide_states = [layer.roll(1, 0) for layer in guide_states]
+            # A neighbour may be shorter or longer: only places where both rows have a token count.
             mask = mask & mask.roll(1, 0)
+        # cosine compares the states as they are: nothing to project, hence Identity.
         projections = getattr(self.model, "hidden_projections", [nn.Identity()] * len(self.pairs))
         losses = []
+        # states[0] are the embeddings, so layer m's output is states[m].
         for (mine, theirs), project in zip(self.pairs, projections):
             loss = hidden_loss(
                 project(states[mine]),

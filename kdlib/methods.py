@@ -60,18 +60,27 @@ def for_rows(
     if method == "ce":
         return logits, 0.0, temperature
     if method == "label_smoothing":
+        # All logits equal is a uniform teacher. alpha·KL(u‖s) + (1 - alpha)·CE is CE on labels
+        # smoothed by alpha, up to alpha times the entropy of u, which has no gradient. T = 1, for
+        # a softened student would be another loss.
         return np.zeros_like(logits), smoothing, 1.0
     if method == "kd":
         return logits, alpha, temperature
     random = np.random.default_rng(seed)
     if method == "shuffled":
+        # (rows, classes): class numbers, the likeliest first
         ranked = np.argsort(-logits, axis=1)
         wrong_classes = ranked[:, 1:]  # the first is the top class: it stays where it is
+        # Logits are permuted, not probabilities: the softmax then gives the same numbers in other
+        # places, at every temperature.
         wrong_logits = np.take_along_axis(logits, wrong_classes, 1)
+        # Overwrites `logits` in place, which is our copy. Each row draws an order of its own: with
+        # one order for all, the student could learn the shuffled similarities as well.
         np.put_along_axis(logits, wrong_classes, random.permuted(wrong_logits, axis=1), 1)
     elif method == "shuffled_doubt":
         top_class = logits.argmax(1)
         for name in np.unique(top_class):
+            # Within one top class, so that no row is told another answer, only another doubt.
             rows = np.flatnonzero(top_class == name)
             logits[rows] = logits[random.permutation(rows)]
     else:
@@ -97,6 +106,7 @@ def for_tokens(
     if method == "ce":
         return None, 0.0, temperature
     if method == "label_smoothing":
+        # As for rows; the logits are made for each batch, which alone knows how many tokens it has.
         return _uniform, smoothing, 1.0
     if method == "shuffled":
         random = np.random.default_rng(seed)
@@ -121,10 +131,15 @@ def _shuffle_wrong_tokens(answers, random: np.random.Generator):
     stored = hasattr(answers, "logprobs")  # a TopK: k scores a token instead of all
     scores = answers.logprobs if stored else answers
     top_token = scores.argmax(-1, keepdim=True)
+    # (tokens, k or vocab)
     is_wrong = torch.ones_like(scores, dtype=torch.bool).scatter_(-1, top_token, False)
+    # Each row has exactly one top token, so what is left is a rectangle again: (tokens, k - 1).
     wrong_scores = scores[is_wrong].view(len(scores), -1)
+    # Sorting random keys gives a random order. They are drawn on the CPU, so that a seed means the
+    # same on every device.
     keys = torch.from_numpy(random.random(wrong_scores.shape, np.float32))
     order = keys.to(scores.device).argsort(-1)
+    # A copy: whoever holds the teacher's answers keeps the true ones.
     mixed = scores.clone()
     mixed[is_wrong] = wrong_scores.gather(-1, order).flatten()
     return answers._replace(logprobs=mixed) if stored else mixed

@@ -35,7 +35,6 @@ from .engine.agreement import (  # noqa: F401  (a notebook names them models.…
     check_label_order,
     check_labels,
     check_pair,
-    check_readings,
     check_vocabularies,
     class_names,
     is_anonymous,
@@ -44,43 +43,42 @@ from .engine.agreement import (  # noqa: F401  (a notebook names them models.…
 )
 from .engine.asking import forward_inputs
 from .engine.cutting import student_from_teacher, which_layers  # noqa: F401
-from .engine.device import at_work
+from .engine.device import at_work, evaluating
 
 # -- loading -------------------------------------------------------------------------------------
 
 
-def load(
-    source: str | Path, labels: tuple[str, ...] | None = None, *, revision: str | None = None
-) -> PreTrainedModel:
+def load(source: str | Path, labels: tuple[str, ...] | None = None) -> PreTrainedModel:
     """A sequence classifier from a hub id or a folder, in float32.
 
+    source: as for all loaders here, `owner/name`, or `owner/name@REVISION`, which pins one.
     labels: its classes in order. A checkpoint that names its own classes keeps its names (compare
         with `check_labels`). One without a classification head, or with the anonymous LABEL_0…,
         gets these. A head that the checkpoint lacks starts at random: right for a student, not for
         a teacher (see `load_teacher`).
     Raises ValueError when the number of classes differs, OSError with advice when it cannot be had.
     """
-    model, _ = _load(source, labels, revision)
+    model, _ = _load(source, labels)
     return model
 
 
-def _load(
-    source: str | Path, labels: tuple[str, ...] | None, revision: str | None
-) -> tuple[PreTrainedModel, list[str]]:
+def _load(source: str | Path, labels: tuple[str, ...] | None) -> tuple[PreTrainedModel, list[str]]:
     """See `load`; and the names of the weights that the checkpoint lacks.
 
     These were drawn at random.
     """
-    place = _place(source, "classifier", revision)
+    place = hub.folder(source, "classifier")
     config = _read(AutoConfig.from_pretrained, place)
     kinds = config.architectures or []
     has_head = any(name.endswith("ForSequenceClassification") for name in kinds)
     if labels is not None:
+        # Only a checkpoint with a head has classes; of one without, num_labels is the default 2.
         if has_head and config.num_labels != len(labels):
             raise ValueError(
                 f"{source} tells {config.num_labels} classes apart, "
                 f"the task has {len(labels)}: {labels}"
             )
+        # Names given by hand stay: they are the one hint that the classes may be in another order.
         if not has_head or is_anonymous(config):
             name_classes(config, labels)
     # dtype is spelt out: from transformers 5 on, "auto" would load some checkpoints in bf16 and
@@ -95,9 +93,7 @@ def _load(
     return model.eval(), sorted(loading["missing_keys"])
 
 
-def load_teacher(
-    source: str | Path, labels: tuple[str, ...], *, revision: str | None = None
-) -> PreTrainedModel:
+def load_teacher(source: str | Path, labels: tuple[str, ...]) -> PreTrainedModel:
     """A fine-tuned classifier whose answers are to be learnt from, its outputs ordered by `labels`.
 
     A checkpoint that names these classes in another order gets its outputs sorted. One without
@@ -106,7 +102,7 @@ def load_teacher(
     Raises ValueError before any row is read: for a head that is not trained, for other class names,
     and as `load`.
     """
-    model, missing = _load(source, labels, revision)
+    model, missing = _load(source, labels)
     if missing:
         listed = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
         raise ValueError(
@@ -115,6 +111,7 @@ def load_teacher(
             "a model with teacher=…. A pretrained one like this can be the student."
         )
     names, wanted = class_names(model), [name.lower() for name in labels]
+    # Same names, other order: sorting costs nothing now, and a wrong order teaches wrong classes.
     if names != wanted and sorted(names) == sorted(wanted):
         reorder_classes(model, [wanted.index(name) for name in names], labels)
     check_labels(model, labels)
@@ -155,6 +152,7 @@ def load_pair(teacher: str | Path, student: str | Path, labels: tuple[str, ...])
             )
         student_source = load(student, labels=labels)
         check_labels(student_source, labels)
+        # Stored answers are found by the text of a row, so any tokenizer may read it.
         return Pair(None, student_source, load_tokenizer(student))
     model, tokenizer = load_teacher(teacher, labels), load_tokenizer(teacher)
     if not has_own_source:
@@ -164,20 +162,16 @@ def load_pair(teacher: str | Path, student: str | Path, labels: tuple[str, ...])
     return Pair(model, student_source, tokenizer)
 
 
-def load_causal(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    dtype: torch.dtype | str = torch.float32,
-) -> PreTrainedModel:
+def load_causal(source: str | Path, *, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
     """A decoder-only language model from a hub id or a folder.
 
     dtype: "bfloat16" suits a teacher that is only asked.
     Raises ValueError for an encoder or an encoder-decoder, OSError with advice when it cannot be
     had, or not without a token.
     """
-    place = _place(source, "causal", revision)
+    place = hub.folder(source, "causal")
     config = _read(AutoConfig.from_pretrained, place)
+    # A configuration without architectures (saved by hand) gets the benefit of the doubt.
     kinds = config.architectures or ["ForCausalLM"]
     is_decoder = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in kinds)
     if config.is_encoder_decoder or not is_decoder:
@@ -189,14 +183,9 @@ def load_causal(
     return _read(load_weights, place, config=config, dtype=dtype).eval()
 
 
-def load_tokenizer(source: str | Path, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder; OSError with advice when it cannot be had."""
-    return _read(AutoTokenizer.from_pretrained, _place(source, "tokenizer", revision))
-
-
-def _place(source: str | Path, kind: str, revision: str | None) -> Path:
-    """Where it lies: a folder as given or below the repository, a local copy, or the cache."""
-    return hub.folder(f"{source}@{revision}" if revision else source, kind)
+    return _read(AutoTokenizer.from_pretrained, hub.folder(source, "tokenizer"))
 
 
 def _read(loader, place: Path, **how):
@@ -223,6 +212,8 @@ def machine_dtype() -> torch.dtype:
     """
     if not torch.cuda.is_available():
         return torch.float32
+    # 8 is Ampere, the first that multiplies bf16 in hardware. fp16 has as many bits and less range:
+    # above 65,504 it is infinite.
     generation, _ = torch.cuda.get_device_capability()
     return torch.bfloat16 if generation >= 8 else torch.float16
 
@@ -253,8 +244,10 @@ def tiny_bert(
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
+        # BERT's own proportion (3072 to 768).
         intermediate_size=4 * width,
         max_position_embeddings=max_length,
+        # Two segments: premise and hypothesis.
         type_vocab_size=2,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
@@ -296,6 +289,8 @@ def tiny_llama(
         max_position_embeddings=max_length,
         tie_word_embeddings=tied,
         initializer_range=initializer_range,
+        # Llama 2's value, for short texts. Llama 3's 500,000 is for windows of many thousand
+        # tokens.
         rope_theta=10_000.0,
         bos_token_id=getattr(tokenizer, "bos_token_id", None),
         eos_token_id=getattr(tokenizer, "eos_token_id", None),
@@ -319,18 +314,24 @@ def add_end_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     """
     end = end_token_id(tokenizer)
     rows = model.get_input_embeddings().weight.shape[0]
+    # A reserved token has its row already; a model may also have more rows than its tokenizer.
     if end >= rows:
         was_tied = _is_tied(model)
+        # mean_resizing would draw the new row from the others' distribution, at random: teacher and
+        # student would start with different ones.
         model.resize_token_embeddings(end + 1, mean_resizing=False)
         matrices = [model.get_input_embeddings().weight]
         if not was_tied:
             matrices.append(model.get_output_embeddings().weight)
         for matrix in matrices:
+            # In float32, and rounded once, at the end. Overwrites the new rows in place.
             matrix[rows:] = matrix[:rows].float().mean(0).to(matrix.dtype)
+        # An untied copy would train a head that its embeddings never hear of.
         assert was_tied == _is_tied(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     turn_end = tokenizer.convert_tokens_to_ids(chat_format(tokenizer).turn_end)
+    # Both: an untuned model ends its turns with the family's own token.
     model.generation_config.eos_token_id = [end, turn_end]
     return model
 
@@ -355,6 +356,7 @@ def with_lora(
             "LoRA needs peft: pip install 'kdlib[lora]', or fine-tune the whole model"
         ) from error
     config = LoraConfig(
+        # An update B·A of rank r, scaled by lora_alpha / r (Hu et al. 2021, section 4.1).
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
@@ -369,6 +371,7 @@ def with_lora(
 
 def size(model: nn.Module) -> dict[str, float]:
     """`parameters` (count, shared ones once) and `megabytes` (as stored in their dtype)."""
+    # By address: a tied head and its embeddings are one matrix, and are stored once.
     unique = {weight.data_ptr(): weight for weight in model.parameters()}.values()
     megabytes = sum(weight.numel() * weight.element_size() for weight in unique) / 1e6
     return {"parameters": sum(weight.numel() for weight in unique), "megabytes": megabytes}
@@ -387,9 +390,8 @@ def latency(
     batch: token ids and mask, tensors. device: where the model computes; None for the machine's GPU
     if it has one.
     """
-    was_training, seconds = model.training, []
-    model.eval()
-    with torch.inference_mode(), at_work(model, device):
+    seconds = []
+    with torch.inference_mode(), at_work(model, device), evaluating(model):
         inputs = {k: v.to(model.device) for k, v in batch.items() if k != "labels"}
         inputs = forward_inputs(model, inputs)
         for _ in range(warmup + repeats):
@@ -397,7 +399,8 @@ def latency(
             model(**inputs)
             _wait_for(model.device)
             seconds.append(time.perf_counter() - start)
-    model.train(was_training)
+    # The first passes load kernels and fill caches. The median, for one pass that the system
+    # interrupted would pull a mean up.
     return sorted(seconds[warmup:])[repeats // 2]
 
 

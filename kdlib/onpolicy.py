@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .engine.device import at_work
+from .engine.device import at_work, evaluating
+from .losses import IGNORED
 from .trainer import DistillationTrainer
-
-IGNORED = -100
 
 
 def own_words(model, batch: dict, *, stop: int, pad: int, longer: int = 8) -> dict:
@@ -30,12 +29,15 @@ def own_words(model, batch: dict, *, stop: int, pad: int, longer: int = 8) -> di
     has one; the new batch is where the old one was.
     """
     lengths = batch["attention_mask"].sum(1).tolist()
+    # Labels are not shifted, so their count is the number of tokens that belong to the target.
     target_lengths = (batch["labels"] != IGNORED).sum(1).tolist()
     # The target is the end of a row, before its padding: what is left is the prompt.
     prompts = [
         ids[: length - target]
         for ids, length, target in zip(batch["input_ids"], lengths, target_lengths)
     ]
+    # No gradient through the sampling: GKD treats the drawn tokens as given. The gradient
+    # comes from the loss along them.
     with torch.no_grad(), at_work(model):
         sampled = _continued(model, prompts, max(target_lengths) + longer, stop, pad)
     answers = [_up_to_stop(row, stop) for row in sampled.to(batch["input_ids"].device)]
@@ -44,6 +46,8 @@ def own_words(model, batch: dict, *, stop: int, pad: int, longer: int = 8) -> di
     # Rows have other lengths now, so they are joined and padded anew, on the right.
     for prompt, answer in zip(prompts, answers):
         ids.append(torch.cat([prompt, answer]))
+        # Its own tokens as labels: with alpha = 1 their CE weighs 0. They only say where to
+        # compare.
         labels.append(torch.cat([torch.full_like(prompt, IGNORED), answer]))
         masks.append(torch.ones_like(ids[-1], dtype=batch["attention_mask"].dtype))
     return {
@@ -56,28 +60,28 @@ def own_words(model, batch: dict, *, stop: int, pad: int, longer: int = 8) -> di
 def _continued(model, prompts: list, new_tokens: int, stop: int, pad: int) -> torch.Tensor:
     """What the model says after each prompt: (rows, at most `new_tokens`), `pad` after a `stop`."""
     # Generation goes on at the right end, so prompts of unequal length are padded on the left.
+    # pad_sequence pads on the right: reversed before and after, that is the left.
     reverse = [prompt.flip(0) for prompt in prompts]
     ids = pad_sequence(reverse, batch_first=True, padding_value=pad).flip(1)
     ones = [torch.ones_like(prompt) for prompt in prompts]
     mask = pad_sequence(ones, batch_first=True, padding_value=0).flip(1)
-    was_training = model.training
-    model.eval()  # without dropout: it should say what it would say in use
-    tokens = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=new_tokens,
-        # Each of these undoes what a model's own generation settings may hold.
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        num_beams=1,
-        eos_token_id=stop,
-        pad_token_id=pad,
-        use_cache=True,
-    )
-    model.train(was_training)
+    with evaluating(model):  # without dropout: it should say what it would say in use
+        tokens = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=new_tokens,
+            # Each of these undoes what a model's own generation settings may hold.
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            num_beams=1,
+            eos_token_id=stop,
+            pad_token_id=pad,
+            use_cache=True,
+        )
+    # generate repeats the prompt before what it says.
     return tokens[:, ids.shape[1] :]
 
 
@@ -123,6 +127,7 @@ class OnPolicyTrainer(DistillationTrainer):
         replaced = draws < self.share
         if step < self.after or not replaced.any():
             return batches, count
+        # The list is overwritten in place: Trainer reads these batches next.
         for i in np.flatnonzero(replaced):
             batches[i] = own_words(self.model, batches[i], **self.own)
             self.generated += int((batches[i]["labels"] != IGNORED).sum())

@@ -4,6 +4,7 @@ The ground floor: everything may import it, and it imports nothing of kdlib.
 """
 
 import difflib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -22,6 +23,7 @@ def run_places() -> list[Path]:
     and those that job scripts of this checkout write to (`remember_place`).
     """
     places = [runs_root()]
+    # Whoever sets KD_RUNS means that folder alone, a test for example.
     if not os.environ.get("KD_RUNS"):
         try:
             noted = (ROOT / "runs" / "places.txt").read_text(encoding="utf8").splitlines()
@@ -52,6 +54,12 @@ def did_you_mean(name: str, known) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_text(path: Path, text: str) -> None:
     """Beside, flushed, then renamed: a reader sees the old file or the whole new one.
 
@@ -59,11 +67,14 @@ def write_text(path: Path, text: str) -> None:
     that cannot be written; the old file is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, for a rename between two disks is a copy; with this process's number, for
+    # two may write at once.
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         with open(fresh, "w", encoding="utf8") as file:
             file.write(text)
             file.flush()
+            # Without it the new name may be on the disk before the content is.
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:

@@ -62,11 +62,15 @@ def on_grid(weight: torch.Tensor, bits: int, group: int = 0) -> torch.Tensor:
     width = min(group, columns) if group else weight.numel()
     if group and columns % width:
         raise ValueError(f"a row of {columns} weights cannot be cut into groups of {width}")
+    # (groups, width): each row of it has a scale of its own.
     parts = weight.reshape(-1, width)
+    # Of the 2^bits codes the most negative one is left out, so that w and -w are rounded alike.
     largest = 2 ** (bits - 1) - 1
     # A group of zeros has no largest weight: the smallest positive number keeps 0 / step at 0.
     tiny = torch.finfo(weight.dtype).tiny
     step = (parts.abs().amax(1, keepdim=True) / largest).clamp(min=tiny)
+    # Whole numbers, still as floats. clamp: in bf16 the largest weight's quotient may come out one
+    # step too high.
     whole = (parts / step).round().clamp(-largest, largest)
     return (whole * step).reshape(weight.shape)
 
@@ -85,6 +89,8 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding, parametrize.ParametrizationList)):
             continue
+        # Norms and biases have one axis. What has two and is none of the above is a matrix that we
+        # would miss.
         if any(p.dim() > 1 for p in module.parameters(recurse=False)):
             others.add(type(module).__name__)
     layers = {
@@ -147,6 +153,7 @@ def fake(model: nn.Module, bits: int, group: int = 0, names: list[str] | None = 
     model = copy.deepcopy(model)
     for name in names:
         weight = model.get_submodule(name).weight
+        # Overwritten in place, so that a tied matrix stays tied.
         weight.copy_(on_grid(weight, bits, group))
     return model
 
@@ -171,6 +178,8 @@ def trainable(model: nn.Module, bits: int, group: int = 0) -> nn.Module:
     linears(model)  # a refusal comes before the copy, which may be large
     model = copy.deepcopy(model)
     for layer in linears(model).values():
+        # From here on `layer.weight` is computed at each use; the optimizer sees the floats behind
+        # it.
         parametrize.register_parametrization(layer, "weight", StraightThrough(bits, group))
     return model
 
@@ -179,6 +188,7 @@ def finished(model: nn.Module) -> nn.Module:
     """A `trainable` model, in place, as a plain one whose weights are those it computed with."""
     # A list first: removing changes the modules that are walked.
     for layer in [m for m in model.modules() if parametrize.is_parametrized(m)]:
+        # leave_parametrized: the rounded weights stay, and the floats behind them go.
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return model
 
@@ -252,6 +262,7 @@ def packed_mb(model: nn.Module, bits: int, group: int = 0) -> float:
     saved = scales = 0
     for layer in linears(model).values():
         count, columns = layer.weight.numel(), layer.weight.shape[1]
+        # Bytes: what the layer takes as floats, less what its codes take.
         saved += count * (layer.weight.element_size() - bits / 8)
         scales += count // min(group, columns) if group else 1
     return held_mb(model) - saved / 1e6 + 2 * scales / 1e6

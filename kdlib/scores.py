@@ -43,6 +43,8 @@ def _metric(name: str, references=None):
 def _score(name: str, texts: list[str], references: list[str]) -> Score:
     _check(texts, references)
     metric = _metric(name)
+    # Of the whole corpus: n-grams are counted over all sentences first. A mean of sentence scores
+    # would be another number. The list has one entry, a set of references.
     score = metric.corpus_score(texts, [references]).score
     return Score(float(score), str(metric.get_signature()))
 
@@ -135,6 +137,7 @@ def bleu_gap(
     # BLEU of any set of sentences follows from sums of these: (seeds, sentences, n-gram counts).
     counts = np.array(counts, dtype=float)
     n = counts.shape[1]
+    # n sentences with replacement, as counts: (samples, sentences).
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
     # How often each sentence counts, (1 + samples, sentences). In the first row: all of them once.
     weights = np.concatenate([np.ones((1, n)), draws])
@@ -145,6 +148,7 @@ def bleu_gap(
     )
     # The same sentences for both sides, so that their common difficulty cancels.
     gaps = bleus[: len(ours)].mean(0) - bleus[len(ours) :].mean(0)
+    # The first is the sentences as they are; the interval is the middle 95 % of the draws.
     low, high = np.quantile(gaps[1:], [0.025, 0.975])
     return float(gaps[0]), float(low), float(high)
 
@@ -213,6 +217,7 @@ def _checkpoint(model: str | Path) -> Path:
     """
     place = hub.folder(model, "comet")
     checkpoint = place if place.is_file() else place / "checkpoints" / "model.ckpt"
+    # COMET would look for it on the hub by itself, and a compute node has no network.
     for encoder in hub.encoders(checkpoint.parents[1] / "hparams.yaml"):
         hub.folder(encoder, "tokenizer")
     return checkpoint

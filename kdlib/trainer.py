@@ -13,10 +13,12 @@ deadline are in `engine.fitting`.
 """
 
 import os
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -26,11 +28,14 @@ from .engine.asking import TEACHER_LOGITS, teacher_logits
 from .engine.cached_tokens import TEACHER_PLACE
 from .engine.fitting import FittingTrainer
 from .engine.progress import Progress  # noqa: F401  (notebook 03 silences it)
-from .losses import DistillationLoss, check_settings, distillation_loss
+from .engine.sampler import columns_of, no_column
+from .losses import DIVERGENCES, DistillationLoss, check_settings, distillation_loss
 from .models import check_pair, forward_inputs
 
-# From so many weights on, a live teacher is shared out among the processes without being asked.
-LARGE = 2_000_000_000
+# From so many weights on, a live teacher is shared out among the processes without being asked:
+# 8 GB in float32, which may not fit beside a student, its gradients and its optimizer. A smaller
+# one answers faster whole.
+LARGE_TEACHER = 2_000_000_000
 
 
 def _minutes_between_checkpoints() -> float:
@@ -57,17 +62,24 @@ class DistillationArguments(TrainingArguments):
         default=0.5,
     )
     divergence: str = _option(
-        "forward_kl, reverse_kl or jsd",
+        f"how the soft loss compares the two: {', '.join(DIVERGENCES)}",
         default="forward_kl",
     )
+    beta: float = _option(
+        "of jsd alone: the teacher's share of the mixture, between 0 and 1",
+        default=0.5,
+    )
+    # TrainingArguments has these three too. Its None would mean every tracker that is installed.
     report_to: str | None = _option(
         "trackers, as in TrainingArguments",
         default="none",
     )
+    # Its None would search each step's graph for weights without a gradient. Ours all have one.
     ddp_find_unused_parameters: bool | None = _option(
         "as in TrainingArguments",
         default=False,
     )
+    # transformers 5 has dropped it; `__post_init__` knows both.
     warmup_ratio: float = _option(
         "share of the steps in which the learning rate rises",
         default=0.0,
@@ -96,6 +108,8 @@ class DistillationArguments(TrainingArguments):
         processes = int(os.environ.get("WORLD_SIZE", 1))
         if processes > 1 and not torch.cuda.is_available():
             self.use_cpu = True  # or accelerate lets each process train alone
+        # torchrun on its own gives each process a batch of this size; --nproc promises the steps of
+        # one process.
         if processes > 1 and os.environ.get("KD_NPROC"):
             self._share_batch(processes)
         super().__post_init__()
@@ -119,7 +133,7 @@ class DistillationArguments(TrainingArguments):
         self.per_device_train_batch_size = rows // processes
 
     def _check(self) -> None:
-        check_settings(self.temperature, self.alpha, self.divergence)
+        check_settings(**self.loss_settings())
         if not (self.checkpoint_minutes >= 0 and self.max_minutes >= 0):
             raise ValueError(
                 "checkpoint_minutes and max_minutes must be 0 or more, "
@@ -131,6 +145,15 @@ class DistillationArguments(TrainingArguments):
                 "alpha = ε, T = 1 and a teacher whose logits are all equal; pass them as a "
                 "`teacher_logits` column."
             )
+
+    def loss_settings(self) -> dict:
+        """What every loss is told: a setting that stands here reaches rows and tokens alike."""
+        return {
+            "temperature": self.temperature,
+            "alpha": self.alpha,
+            "divergence": self.divergence,
+            "beta": self.beta,
+        }
 
     @property
     def device(self) -> torch.device:
@@ -178,6 +201,7 @@ class DistillationTrainer(FittingTrainer):
         if not isinstance(args, DistillationArguments):
             raise TypeError(f"args must be DistillationArguments, not {type(args).__name__}")
         caches = _as_list(teacher_cache)
+        # Decided once, by the model. No line below asks again what kind of model it has.
         if causal.is_causal(model):
             self.items = causal.Tokens(self, caches, tuple(ce_only), change)
         elif ce_only or change:
@@ -187,6 +211,8 @@ class DistillationTrainer(FittingTrainer):
             )
         else:
             self.items = Rows(self, caches)
+        # Before Trainer is built: a wrong cache should not cost the minutes that a large model
+        # takes to move.
         self.items.check(model, args)
         if caches:
             kw = _with_answers(kw, self.items)
@@ -196,22 +222,59 @@ class DistillationTrainer(FittingTrainer):
         # Our loss divides by the count of the whole step, whatever the model's forward accepts:
         # Trainer must pass that count and must not divide by gradient_accumulation_steps on top.
         self.model_accepts_loss_kwargs = True
+        self._check_columns()
         self.items.check_rows(self.train_dataset)
         if teacher is not None:
             for cache in caches:
-                cache.check(teacher=teacher)
+                cache.check(teacher)
             self._adopt(teacher)
+        # With alpha = 0 neither a teacher nor a cache is needed: that is the CE baseline.
         elif self.args.alpha > 0 and not _has_answers(self.train_dataset):
             raise ValueError(
                 "alpha > 0 needs a teacher: pass teacher=… or a dataset with a "
                 "`teacher_logits` column"
             )
 
+    def _check_columns(self) -> None:
+        """ValueError that names a column which the rows lack, and what makes it."""
+        read = getattr(self.model, "main_input_name", "input_ids")
+        self._refuse_missing("training", self.train_dataset, {read, "labels"})
+        evaluated = self.eval_dataset
+        for rows in evaluated.values() if isinstance(evaluated, dict) else [evaluated]:
+            self._refuse_missing("evaluation", rows, {read})
+
+    def _refuse_missing(self, which: str, rows, needed: set[str]) -> None:
+        # Of a stream only its first batch will tell: looking would take a row out of it.
+        is_stream = isinstance(rows, IterableDataset) or not isinstance(rows, Sized)
+        row = None if is_stream or not len(rows) else rows[0]
+        if not isinstance(row, Mapping):
+            return
+        missing = needed - set(row)
+        if {"label", "label_ids"} & set(row):  # transformers' collators rename these to labels
+            missing.discard("labels")
+        if missing:
+            # Some collators make a column themselves, as language modelling's makes labels.
+            missing -= self._made_by_collator(row)
+        if missing:
+            raise no_column(f"the {which} rows", min(missing), row)
+
+    def _made_by_collator(self, row: Mapping) -> set[str]:
+        """The columns of a batch of this one row; none, where the collator refuses it."""
+        if self.args.remove_unused_columns:
+            self._set_signature_columns_if_needed()
+            row = {name: row[name] for name in row if name in self._signature_columns}
+        try:
+            return set(self.data_collator([row]))
+        except Exception:  # whatever a collator may raise: it makes nothing of such a row
+            return set()
+
     def _adopt(self, teacher) -> None:
         """Freeze the teacher and take it to the student's device."""
         check_pair(teacher, self.model)
+        # Without dropout, or the same row would get another answer each time. Frozen, or gradients
+        # that nobody uses would take memory.
         teacher.requires_grad_(False).eval()
-        is_large = self.args.shard_teacher or teacher.num_parameters() >= LARGE
+        is_large = self.args.shard_teacher or teacher.num_parameters() >= LARGE_TEACHER
         if self.args.world_size > 1 and is_large:
             self._teacher["model"] = processes.shard(teacher, self.args.device)
         else:
@@ -231,9 +294,12 @@ class DistillationTrainer(FittingTrainer):
             )
         loss, student_logits = self.items.loss(model, inputs, num_items_in_batch, return_outputs)
         total = loss.total
+        # The parts are logged for training steps alone; an evaluation computes its own (below).
         if num_items_in_batch is not None and model.training:
             scale = self._process_scale()
             total = total * scale
+            # ce and kd without their weights alpha and 1 - alpha: curves of different alphas can
+            # then be compared.
             self.add_to_log("ce", loss.ce * scale)
             if self.args.alpha > 0:
                 self.add_to_log("kd", loss.kd * scale)
@@ -251,12 +317,14 @@ class DistillationTrainer(FittingTrainer):
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """What the loss divides by: the items of all batches of a step."""
-        counted = [self.items.counted(batch) for batch in batch_samples]
-        return super()._get_num_items_in_batch(counted, device)
+        to_count = [self.items.batch_to_count(batch) for batch in batch_samples]
+        return super()._get_num_items_in_batch(to_count, device)
 
     def _set_signature_columns_if_needed(self):
         """Keep what the teacher reads (BERT's token_type_ids) beside what the student reads."""
         super()._set_signature_columns_if_needed()
+        # Trainer drops every column that the student's forward does not name. Without this line a
+        # BERT teacher of a DistilBERT would read both sentences as one.
         columns = [*self._signature_columns, "token_type_ids", *self.items.columns]
         self._signature_columns = list(dict.fromkeys(columns))
 
@@ -267,6 +335,7 @@ class DistillationTrainer(FittingTrainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             predictions, labels = self.items.predict(model, inputs)
+        # No loss here: the mean over batches would weigh a short last batch like a full one.
         return None, predictions.detach(), labels
 
     def evaluation_loop(
@@ -281,6 +350,7 @@ class DistillationTrainer(FittingTrainer):
 
         They are exact, however batches and processes were cut.
         """
+        # False is prediction_loss_only: it would throw away what the losses are made of.
         output = super().evaluation_loop(
             dataloader, description, False, ignore_keys, metric_key_prefix
         )
@@ -328,8 +398,8 @@ class Rows:
     def check_rows(self, rows) -> None:
         """Every row has something to learn."""
 
-    def counted(self, batch: dict) -> dict:
-        """The part of a batch whose labels Trainer is to count."""
+    def batch_to_count(self, batch: dict) -> dict:
+        """The batch as Trainer is to count its labels: one a row."""
         return batch
 
     def loss(
@@ -337,17 +407,15 @@ class Rows:
     ) -> tuple[DistillationLoss, torch.Tensor]:
         """(loss, student's logits (rows, classes)) of a batch."""
         args = self.trainer.args
-        student_logits = model(**_without_labels(model, inputs)).logits
+        student_logits = model(**_without_labels(model, inputs)).logits  # (rows, classes)
         # with alpha = 0 nobody asks the teacher: any logits will do, and count for nothing
         answers = self.answers(inputs) if args.alpha > 0 else student_logits.detach()
         loss = distillation_loss(
             student_logits,
             answers,
             inputs["labels"],
-            temperature=args.temperature,
-            alpha=args.alpha,
-            divergence=args.divergence,
             num_items=num_items,
+            **args.loss_settings(),
         )
         return loss, student_logits
 
@@ -355,6 +423,7 @@ class Rows:
     def answers(self, inputs: dict) -> torch.Tensor:
         """The teacher's logits for a batch: read from their column, or asked for now."""
         teacher = self.trainer.teacher
+        # Stored answers go first: a live teacher may be there only for rows without any.
         if TEACHER_LOGITS in inputs:
             return inputs[TEACHER_LOGITS]
         if teacher is None:
@@ -370,22 +439,23 @@ class Rows:
     def metrics(self, output, rows) -> dict[str, float]:
         """CE, and KD and accuracy where they are known, of an evaluation set."""
         logits, labels = output.predictions, output.label_ids
+        # A model with several outputs, or rows without labels (`predict`): there is no loss to
+        # state.
         if not isinstance(logits, np.ndarray) or logits.ndim != 2 or labels is None:
             return {}
-        args = self.trainer.args
         student_logits, labels = torch.from_numpy(logits), torch.from_numpy(labels)
         known = self._answers_to(rows)
         loss = distillation_loss(
             student_logits,
             student_logits if known is None else torch.from_numpy(known),
             labels,
-            temperature=args.temperature,
-            alpha=0.0,
-            divergence=args.divergence,
+            **self.trainer.args.loss_settings(),
         )
+        # `loss` is CE whatever alpha is: metric_for_best_model must mean the same in a whole sweep.
         means = {"loss": loss.ce.item(), "ce": loss.ce.item()}
         if known is not None:
             means["kd"] = loss.kd.item()
+        # compute_metrics brings an accuracy of its own, on the same predictions.
         if self.trainer.compute_metrics is None:
             means["accuracy"] = (student_logits.argmax(-1) == labels).float().mean().item()
         return means
@@ -395,6 +465,8 @@ class Rows:
         trainer = self.trainer
         if _has_answers(rows):
             return np.asarray(rows[TEACHER_LOGITS], dtype=np.float32)
+        # The answers of a live teacher cost a pass over the set; a baseline is not made to pay for
+        # it.
         if trainer.teacher is None or trainer.args.alpha == 0:
             return None
         # by content: Trainer may hand over a new object at each evaluation, as it drops the
@@ -433,6 +505,7 @@ def _with_answers(kw: dict, items) -> dict:
     for name, must_find in {"train_dataset": True, "eval_dataset": False}.items():
         rows = kw.get(name)
         if isinstance(rows, dict):
+            # Trainer takes several evaluation sets as a dict; each is looked up on its own.
             kw[name] = {split: items.attach(part, must_find) for split, part in rows.items()}
         elif rows is not None:
             kw[name] = items.attach(rows, must_find)
@@ -443,8 +516,7 @@ def _has_answers(rows) -> bool:
     """Does a column lead to the teacher's answers? True also where there are no rows at all."""
     if rows is None:
         return True
-    columns = getattr(rows, "column_names", None) or []
-    return TEACHER_LOGITS in columns or TEACHER_PLACE in columns
+    return bool({TEACHER_LOGITS, TEACHER_PLACE} & set(columns_of(rows)))
 
 
 def loss_curves(log_history: list[dict]) -> list[dict]:
@@ -456,6 +528,7 @@ def loss_curves(log_history: list[dict]) -> list[dict]:
     rows = []
     for entry in log_history:
         for split, prefix in (("train", ""), ("validation", "eval_")):
+            # Other entries are Trainer's own: the learning rate alone, or the summary at the end.
             if f"{prefix}ce" not in entry:
                 continue
             measured = {

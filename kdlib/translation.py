@@ -16,7 +16,6 @@ How the turns are written is the tokenizer's own template's business (Llama 3's,
 import difflib
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,11 +39,11 @@ from .chat import (  # noqa: F401  (a notebook names them translation.…)
     with_end_token,
 )
 from .engine import deadline
-from .engine.device import at_work
+from .engine.device import at_work, evaluating
 from .engine.generate import generate, repeats
-from .engine.pairs import SPECIAL, Pairs, load, pair_keys  # noqa: F401
+from .engine.pairs import SPECIAL, load, pair_keys  # noqa: F401  (a notebook names them so)
+from .losses import IGNORED
 
-IGNORED = -100
 PAIRS_AT_A_TIME = 1000  # tokenised together
 UNLIMITED = 1 << 30  # the window of a model that names none
 
@@ -82,6 +81,7 @@ def prompt(
     It may be empty: a fine-tuned translator needs no instruction, and each token of one is paid for
     in every row. The turn itself stays, or the template would fill in a text of its own.
     """
+    # The French of worked examples too: any of them could end the turn early.
     for text in (source, *(side for pair in shots for side in pair)):
         _refuse_bad_source(text)
     turns = [{"role": "system", "content": system}]
@@ -113,6 +113,8 @@ def training_text(tokenizer, source: str, target: str, *, system: str = SYSTEM) 
     if not target.strip() or SPECIAL.search(target):
         raise ValueError(f"a target must be text without special tokens, not {target!r}")
     start = prompt(tokenizer, source, system=system)
+    # Two ends are learnt: ours, which no pretrained model knows, and the one with which every turn
+    # of this chat format ends. Generation may stop at either.
     return start + target.strip() + END + chat_format(tokenizer).turn_end, len(start)
 
 
@@ -178,6 +180,8 @@ def _encode(
     """Columns of the pairs that fit; `report` counts them. texts: of `training_text`."""
     columns = {"input_ids": [], "labels": [], **{name: [] for name in keep}}
     turn_end = chat_format(tokenizer).turn_end
+    # add_special_tokens=False: the template has written the beginning already, and would get a
+    # second one. Offsets are each token's (first, last + 1) character in the text.
     tokens = tokenizer(
         [text for text, _ in texts], add_special_tokens=False, return_offsets_mapping=True
     )
@@ -191,10 +195,13 @@ def _encode(
             if tokens_over > stop - 1 - _first_source_token(spans, text, source, begin):
                 report["dropped"] += 1  # not even one token of the source would stay
                 continue
+            # The end of the source goes, right before its turn's end; the turn itself stays closed.
             ids = ids[: stop - tokens_over] + ids[stop:]
+            # What was cut stood before the target, so the target begins so much earlier.
             first -= tokens_over
             report["cut"] += 1
         columns["input_ids"].append(ids)
+        # As long as the ids and not shifted: `causal` shifts.
         columns["labels"].append([IGNORED] * first + ids[first:])
         report.update(rows=1, prompt=first, learnt=len(ids) - first)
         for name in keep:
@@ -215,6 +222,7 @@ def _refuse_empty_side(english: str, french: str) -> None:
 def _first_target_token(spans: list[tuple[int, int]], text: str, begin: int) -> int:
     """The first token of the part that is learnt. ValueError when it reaches into the prompt."""
     first = next(i for i, (start, _) in enumerate(spans) if start >= begin)
+    # The token before may end in the target: it would be masked, and its letters never learnt.
     if spans[first - 1][1] > begin:
         raise ValueError(
             "a token spans the end of the prompt and the target's start: "
@@ -230,6 +238,7 @@ def _end_of_source(turn_end: int, ids: list[int], first: int) -> int:
 
 def _first_source_token(spans: list[tuple[int, int]], text: str, source: str, begin: int) -> int:
     """source: with the token that ends its turn."""
+    # rindex: a short source may also stand in the system text, further left.
     character = text.rindex(source, 0, begin)
     return next(i for i, (_, end) in enumerate(spans) if end > character)
 
@@ -254,6 +263,7 @@ class Collator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         longest = max(len(row["input_ids"]) for row in rows)
         width = -(-longest // 8) * 8  # rounded up
+        # By place: a pad id inside a text would keep its label, and its attention.
         fill = {"input_ids": self.pad, "labels": IGNORED, "attention_mask": 0}
         rows = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in rows]
         batch = {}
@@ -261,7 +271,7 @@ class Collator:
             values = [row[name] for row in rows]
             if name in fill:
                 values = [one + [fill[name]] * (width - len(one)) for one in values]
-            batch[name] = torch.tensor(values)
+            batch[name] = torch.tensor(values)  # (rows, width), or (rows,)
         return batch
 
 
@@ -319,11 +329,13 @@ def translate(
     overhead = _count_tokens(tokenizer, prompt(tokenizer, "a", **turns))
 
     def limit(width: int) -> int:
+        # A translation is seldom twice as long as its source: this cuts off what never ends. The
+        # window holds prompt and answer together.
         return min(max_new_tokens or 2 * (width - overhead) + 32, window - width)
 
     stops = _stop_ids(tokenizer)
     pad = tokenizer.pad_token_id
-    with torch.inference_mode(), at_work(model), _evaluating(model):
+    with torch.inference_mode(), at_work(model), evaluating(model):
         said = generate(
             model, asked, stops=stops, pad=pad, limit=limit, batch_size=batch_size, beams=beams
         )
@@ -347,25 +359,16 @@ def _stop_ids(tokenizer) -> list[int]:
     return [end_token_id(tokenizer), *(one for one in others if one is not None)]
 
 
-@contextmanager
-def _evaluating(model):
-    """Without dropout, and afterwards as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 def _read_out(tokenizer, said: list[list[int]], stops: list[int]) -> tuple[list[str], dict]:
     """The texts up to the first stop, and what is odd about them."""
     added = tokenizer.added_tokens_decoder.items()
+    # A hallucinated special token would vanish when the text is decoded: it is counted here.
     special = {i for i, token in added if token.special} | {tokenizer.unk_token_id}
     texts = []
     report = {name: [] for name in ("hit_limit", "stray", "repeats", "empty")} | {"tokens": 0}
     for i, ids in enumerate(said):
         end = next((place for place, token in enumerate(ids) if token in stops), None)
+        # ids[:None] is all of them: a row without an end is read out to its last token.
         spoken = ids[:end]
         # decoded as written: "cleaning up" would glue French question marks to their words
         text = tokenizer.decode(
@@ -393,13 +396,14 @@ def end_probability(model, tokenizer, rows, *, batch_size: int = 64) -> float:
     """
     end, collate = end_token_id(tokenizer), collator(tokenizer)
     probabilities = []
-    with torch.inference_mode(), at_work(model), _evaluating(model):
+    with torch.inference_mode(), at_work(model), evaluating(model):
         for start in range(0, len(rows), batch_size):
             places = range(start, min(start + batch_size, len(rows)))
             batch = collate([rows[i] for i in places])
             keep = torch.zeros_like(batch["labels"], dtype=torch.bool)
             keep[:, :-1] = batch["labels"][:, 1:] == end  # position i predicts token i + 1
             logits = logits_at(model, batch, keep)
+            # (tokens, vocab) → (tokens,)
             probabilities.append(logits.float().softmax(-1)[:, end])
     if not probabilities or not sum(map(len, probabilities)):
         raise ValueError(
@@ -431,6 +435,7 @@ def marked(reference: str, text: str) -> str:
     """
     ours, theirs = text.split(), reference.split()
     words = []
+    # autojunk would drop the commonest words of a long text from the comparison.
     matcher = difflib.SequenceMatcher(None, theirs, ours, autojunk=False)
     for kind, _, _, start, end in matcher.get_opcodes():
         if kind == "equal":

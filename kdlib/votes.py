@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .engine.pinned import REAL, File, sha256
-from .paths import real_folder
+from .engine.pinned import REAL, File
+from .paths import real_folder, sha256
 
 # GLUE's order, for every column of 3 numbers below.
 LABELS = ("entailment", "neutral", "contradiction")
@@ -59,6 +59,7 @@ def load(
         return _embedded(source, teacher, rows)
     table = _chaosnli(real_folder() / "chaosnli")
     if 0 < rows < len(table):
+        # Always the same rows, whatever the seed of a run.
         return table.sample(rows, random_state=0, ignore_index=True)
     return table
 
@@ -70,6 +71,8 @@ def kl(p, q) -> np.ndarray:
     """
     p, q = np.asarray(p, np.float64), np.asarray(q, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # Where q is 0 and p is not, the result is inf, as the definition says: this is a
+        # measurement. The loss in `losses` keeps it finite, because it must have a gradient.
         by_class = p * (np.log(p) - np.log(q))
     return np.where(p > 0, by_class, 0.0).sum(-1)
 
@@ -146,7 +149,7 @@ def _embedded(source: str, teacher: str, rows: int) -> pd.DataFrame:
     encoded = glue.encode(data, tokenizer, task)
     logits = teacher_logits(model, encoded, glue.collator(tokenizer))
     # A teacher with exchanged classes would look like one with strange opinions.
-    models.check_label_order(logits, data["label"], task.labels)
+    models.check_label_order(logits, data["label"], task.labels, rows=encoded, tokenizer=tokenizer)
     columns = {
         "uid": [str(i) for i in data["idx"]],
         "premise": data["premise"],

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import torch
+from references import divergence_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 TESTS = Path(__file__).parent
@@ -89,22 +90,6 @@ def count_calls(model) -> list:
     return calls
 
 
-def kl(p, q):
-    """KL(p ‖ q) of two vectors of probabilities."""
-    return (p * (p.log() - q.log())).sum()
-
-
-def divergence_by_hand(name: str, p, q):
-    """The divergence of teacher p and student q, two vectors of probabilities."""
-    if name == "forward_kl":
-        return kl(p, q)
-    if name == "reverse_kl":
-        return kl(q, p)
-    assert name == "jsd", name
-    middle = (p + q) / 2
-    return (kl(p, middle) + kl(q, middle)) / 2
-
-
 def with_rest(p, top):
     """The probabilities of the tokens `top`, and after them what all others have together."""
     return torch.cat([p[top], (1 - p[top].sum())[None]])
@@ -118,6 +103,7 @@ def by_hand(
     temperature=2.0,
     alpha=0.5,
     divergence="forward_kl",
+    beta=0.5,
     ce_only=(),
     words=None,
 ):
@@ -138,7 +124,7 @@ def by_hand(
             if words:
                 top = teacher_logits[i].topk(words).indices
                 p, q = with_rest(p, top), with_rest(q, top)
-            kd = temperature**2 * divergence_by_hand(divergence, p, q)
+            kd = temperature**2 * divergence_of(divergence, p, q, beta)
             ce = -torch.log_softmax(student_logits[i], -1)[label]
             soft = label not in ce_only
             kds.append(kd * soft)

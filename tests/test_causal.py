@@ -11,7 +11,7 @@ from helpers import Widest, by_hand, count_calls, in_two_processes
 from kdlib import causal, methods, models, teacher_cache, translation
 from kdlib import trainer as kdlib_trainer
 from kdlib.engine import head, wide_loss
-from kdlib.losses import TopK
+from kdlib.losses import DIVERGENCES, TopK
 from kdlib.trainer import DistillationTrainer
 
 
@@ -63,11 +63,11 @@ def gradients(model) -> dict:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("ends", [False, True], ids=["", "CE only at the end token"])
 def test_loss_and_gradient_equal_a_dense_computation(tmp_path, chat, rows, divergence, ends):
     teacher, student = pair(chat)
-    settings = dict(temperature=3.0, alpha=0.7, divergence=divergence)
+    settings = dict(temperature=3.0, alpha=0.7, divergence=divergence, beta=0.3)
     ce_only = (translation.end_token_id(chat),) if ends else ()
     run = trainer(tmp_path, student, rows, chat, teacher, ce_only=ce_only, **settings)
     batch = translation.collator(chat)(list(rows[1]))
@@ -374,7 +374,10 @@ def train_in(folder, batch: int, accumulation: int = 1, **how) -> dict:
         **how,
     )
     run.fit()
-    if how.get("shard_teacher") or models.size(teacher)["parameters"] >= kdlib_trainer.LARGE:
+    if (
+        how.get("shard_teacher")
+        or models.size(teacher)["parameters"] >= kdlib_trainer.LARGE_TEACHER
+    ):
         layer = [p for n, p in run.teacher.named_parameters() if "layers.0" in n]
         assert sum(p.to_local().numel() for p in layer) == sum(p.numel() for p in layer) / 2, (
             "each process holds half of it"
@@ -413,7 +416,7 @@ def test_two_processes_change_nothing(tmp_path):
     "asked",
     [
         "test_causal.train_in(place, 4, shard_teacher=True)",
-        "test_causal.kdlib_trainer.LARGE = 100; test_causal.train_in(place, 4)",
+        "test_causal.kdlib_trainer.LARGE_TEACHER = 100; test_causal.train_in(place, 4)",
     ],
 )
 def test_a_teacher_shared_out_among_two_processes_says_the_same(tmp_path, asked):
@@ -524,10 +527,10 @@ def test_two_processes_evaluate_every_row_once(tmp_path, chat, rows):
 # -- evaluation --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("divergence", ["forward_kl", "jsd"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_evaluation_equals_a_computation_by_hand(tmp_path, chat, rows, divergence):
     teacher, student = pair(chat)
-    settings = dict(temperature=2.0, alpha=0.4, divergence=divergence)
+    settings = dict(temperature=2.0, alpha=0.4, divergence=divergence, beta=0.2)
     ends = (translation.end_token_id(chat),)
     found = trainer(
         tmp_path,

@@ -765,6 +765,16 @@ def beyond_tables():
     }
 
 
+def test_a_lesson_without_a_name_is_told_and_the_others_are_drawn(capsys):
+    table, _ = beyond_tables()["cover_or_seek"]
+    stranger = table.assign(lesson=table["lesson"].replace("references ce", "own tv"))
+    fig = figures.FIGURES["cover_or_seek"](stranger)
+    said = [text.get_text() for text in fig.axes[0].get_legend().texts]
+    plt.close(fig)
+    assert said == ["reverse KL, own words"]
+    assert capsys.readouterr().out.endswith("has no name for it: own tv\n")
+
+
 @pytest.mark.parametrize("name", beyond_tables())
 def test_the_figures_of_beyond_logits(name):
     """One seed or two, one student or both: drawn without a warning, every name legible in the picture."""

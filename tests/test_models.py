@@ -176,6 +176,24 @@ def test_a_teacher_that_knows_nothing_has_no_order():
         models.check_label_order(draw.normal(size=(400, 3)), draw.integers(0, 3, 400), tiny.LABELS)
 
 
+@pytest.mark.parametrize("share, is_told", [(0.0, False), (0.05, False), (0.6, True)])
+@pytest.mark.parametrize("case", ["knows nothing", "another order"])
+def test_many_unknown_tokens_are_the_likelier_cause(tokenizer, share, is_told, case):
+    draw = np.random.default_rng(1)
+    labels = draw.integers(0, 3, 400)
+    logits = np.eye(3)[labels][:, [1, 2, 0]]
+    if case == "knows nothing":
+        logits = draw.normal(size=(400, 3))
+    ids = [[tokenizer.unk_token_id if i < 100 * share else 9 for i in range(100)]] * 400
+    with pytest.raises(ValueError) as refused:
+        models.check_label_order(
+            logits, labels, tiny.LABELS, rows={"input_ids": ids}, tokenizer=tokenizer
+        )
+    told = f"{share:.0%} of the rows' tokens are [UNK], words that the tokenizer does not know"
+    assert (told in str(refused.value)) == is_told
+    assert ("does not know" in str(refused.value)) == is_told
+
+
 # -- loading ---------------------------------------------------------------------------------------------------------
 
 

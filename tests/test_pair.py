@@ -131,6 +131,13 @@ def test_permuted_classes_without_names_are_refused_after_a_few_rows(tmp_path, t
         models.reorder_classes(teacher, (0, 0, 1), tiny.LABELS)
 
 
+def test_a_teacher_asked_in_words_it_cannot_read_says_so(taught, tokenizer):
+    rows = tiny.dataset(60, seed=9).map(lambda row: {"premise": "Zwölf Boxkämpfer jagen Viktor"})
+    rows = rows.map(lambda row: {"hypothesis": "quer über den großen Sylter Deich"})
+    with pytest.raises(ValueError, match=r"of the rows' tokens are \[UNK\]"):
+        teachers.check_on_some_rows(taught.teacher, rows, tokenizer, glue.MNLI, max_length=40)
+
+
 def test_one_answer_for_everything_is_no_knowledge():
     """Two classes, 63 % of one: always answering it beats the swapped order by far, and knows nothing."""
     labels = np.arange(300) % 100 >= 63

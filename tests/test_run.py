@@ -13,6 +13,7 @@ import yaml
 
 import kdlib as kd
 from kdlib import run as runs
+from kdlib.losses import DIVERGENCES
 
 NOTEBOOK = "04_distilbert_mnli"
 PROFILE_FILES = sorted(
@@ -125,6 +126,13 @@ def test_profile_file(name):
         for key, value in settings.items():
             assert type(value) is type(blocks["defaults"][key]) in (int, float, str, bool), key
             assert value != -1, f'{key}: -1 means "as the profile says" and can never be asked for'
+
+
+def test_a_notebook_takes_every_divergence_of_the_losses_and_no_other():
+    for name in ("ce", *DIVERGENCES):
+        assert runs.settings_of("09_beyond_logits", divergence=name)["divergence"] == name
+    with pytest.raises(ValueError, match=f"one of ce, {', '.join(DIVERGENCES)}, not 'kl'"):
+        runs.settings_of("09_beyond_logits", divergence="kl")
 
 
 def test_there_are_profile_files():

@@ -9,11 +9,13 @@ import pytest
 import tiny
 import torch
 from helpers import count_calls, in_two_processes
+from references import divergence_of
 from transformers import AutoModelForSequenceClassification
 
 from kdlib import glue, methods, models
 from kdlib.engine.checkpoints import newest_checkpoint
 from kdlib.engine.sampler import LengthGroupedSampler
+from kdlib.losses import DIVERGENCES, distillation_loss
 from kdlib.trainer import DistillationArguments, DistillationTrainer, loss_curves, teacher_logits
 
 # -- the gradient does not depend on how a step is cut ---------------------------------------------------------------
@@ -161,7 +163,7 @@ def test_the_teacher_reads_an_evaluation_set_once(
     assert sum(calls) == len(validation) + 2 * len(train)
 
 
-@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_evaluation_equals_a_computation_by_hand(
     tmp_path, tokenizer, encoded, teacher, student, divergence
 ):
@@ -175,6 +177,7 @@ def test_evaluation_equals_a_computation_by_hand(
         temperature=3.0,
         alpha=0.7,
         divergence=divergence,
+        beta=0.3,
     )
     found = trainer.evaluate()
     with torch.no_grad():
@@ -191,17 +194,25 @@ def test_evaluation_equals_a_computation_by_hand(
         s, t = alone(student).double(), alone(teacher).double()
     labels = torch.tensor(validation["labels"])
     p, q = (t / 3).softmax(-1), (s / 3).softmax(-1)
-    m = (p + q) / 2
-    kl = lambda a, b: (a * (a / b).log()).sum(-1).mean().item()
-    kd = {
-        "forward_kl": lambda: kl(p, q),
-        "reverse_kl": lambda: kl(q, p),
-        "jsd": lambda: (kl(p, m) + kl(q, m)) / 2,
-    }[divergence]()
+    kd = divergence_of(divergence, p, q, beta=0.3).mean().item()
     ce = -s.softmax(-1)[range(len(labels)), labels].log().mean().item()
     assert found["eval_kd"] == pytest.approx(9 * kd, rel=1e-5)
     assert found["eval_ce"] == found["eval_loss"] == pytest.approx(ce, rel=1e-5)
     assert found["eval_accuracy"] == pytest.approx((s.argmax(-1) == labels).double().mean().item())
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_all_settings_of_the_loss_reach_it(
+    tmp_path, tokenizer, encoded, teacher, student, divergence
+):
+    settings = dict(temperature=3.0, alpha=0.7, divergence=divergence, beta=0.2)
+    trainer = tiny.trainer(tmp_path, student, encoded, tokenizer, teacher, **settings)
+    batch = glue.collator(tokenizer)([encoded[0][i] for i in range(6)])
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    expected = distillation_loss(
+        student(**inputs).logits, teacher(**inputs).logits, batch["labels"], **settings
+    )
+    assert trainer.compute_loss(student, batch).item() == expected.total.item()
 
 
 def test_a_column_of_teacher_logits_trains_as_the_live_teacher_does(
@@ -388,7 +399,8 @@ def test_no_checkpoint_is_no_error(tmp_path):
         (dict(temperature=float("nan")), "temperature"),
         (dict(alpha=1.5), "soft loss"),
         (dict(alpha=float("nan")), "soft loss"),
-        (dict(divergence="kl"), "forward_kl"),
+        (dict(divergence="kl"), ", ".join(DIVERGENCES)),
+        (dict(divergence="jsd", beta=1.0), "beta"),
     ],
 )
 def test_arguments_are_checked_before_anything_runs(tmp_path, change, hint):
@@ -420,11 +432,49 @@ def test_alpha_above_0_needs_a_teacher(tmp_path, tokenizer, encoded, student):
         tiny.trainer(tmp_path, student, encoded, tokenizer)
 
 
-def test_rows_without_labels_are_refused(tmp_path, tokenizer, encoded, teacher, student):
-    with pytest.raises(ValueError, match="labels"):
-        tiny.trainer(
-            tmp_path, student, encoded[0].remove_columns("labels"), tokenizer, teacher
-        ).fit()
+@pytest.mark.parametrize("column", ["labels", "input_ids"])
+@pytest.mark.parametrize("as_list", [False, True], ids=["dataset", "list"])
+def test_a_missing_column_is_named_before_training(
+    tmp_path, tokenizer, encoded, teacher, student, column, as_list
+):
+    rows = encoded[0].remove_columns(column)
+    wanted = f"training rows have no column `{column}`; glue.encode .* They have .*attention_mask"
+    with pytest.raises(ValueError, match=wanted):
+        tiny.trainer(tmp_path, student, list(rows) if as_list else rows, tokenizer, teacher)
+
+
+def test_evaluation_rows_may_lack_labels_and_nothing_else(
+    tmp_path, tokenizer, encoded, teacher, student
+):
+    train, validation = encoded
+    unlabelled = validation.remove_columns("labels")
+    tiny.trainer(tmp_path, student, (train, unlabelled), tokenizer, teacher)
+    texts = {"texts": tiny.dataset(6)}
+    with pytest.raises(ValueError, match="evaluation rows have no column `input_ids`"):
+        tiny.trainer(tmp_path, student, (train, texts), tokenizer, teacher)
+
+
+def test_a_stream_of_rows_is_left_to_its_first_batch(
+    tmp_path, tokenizer, encoded, teacher, student
+):
+    stream = encoded[0].to_iterable_dataset()
+    tiny.trainer(tmp_path, student, stream, tokenizer, teacher, max_steps=2).train()
+
+
+def test_a_column_may_have_another_name_or_be_made_by_the_collator(
+    tmp_path, tokenizer, encoded, teacher, student
+):
+    tiny.trainer(
+        tmp_path, student, encoded[0].rename_column("labels", "label"), tokenizer, teacher
+    ).fit()
+    collate = glue.collator(tokenizer)
+
+    def labelling(rows):
+        batch = collate(rows)
+        return batch | {"labels": torch.zeros(len(rows), dtype=torch.long)}
+
+    unlabelled = encoded[0].remove_columns("labels")
+    tiny.trainer(tmp_path, student, unlabelled, tokenizer, teacher, collator=labelling).fit()
 
 
 @pytest.mark.parametrize(

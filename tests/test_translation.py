@@ -375,11 +375,7 @@ def test_the_small_tokenizer_gives_the_text_back(tmp_path):
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.decode(ids) == text and tokenizer.unk_token_id not in ids
     assert {"L'", " homme", " qu'", " n'"} <= set(tokenizer.get_vocab())
-    assert (
-        len(translation.small_tokenizer(texts, least=2))
-        < len(translation.small_tokenizer(texts, size=5))
-        < len(tokenizer)
-    )
+    assert len(translation.small_tokenizer(texts, size=5)) < len(tokenizer)
     tokenizer.save_pretrained(tmp_path)
     assert (
         models.load_tokenizer(tmp_path)(texts[0])["input_ids"] == tokenizer(texts[0])["input_ids"]

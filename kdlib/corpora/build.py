@@ -10,7 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from ..paths import DATA
+from ..paths import DATA, sha256
 from .grammar import COLUMNS, LABELS, SPLITS
 from .tables import rows
 
@@ -32,10 +32,6 @@ def content_hash(table):
             row["label_dist"] = [round(float(p), 6) for p in row["label_dist"]]
         digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
-
-
-def file_hash(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def features(corpus):
@@ -88,7 +84,7 @@ def build(out):
         for split, table in rows(corpus).items():
             path = Path(out) / corpus / f"{split}-00000-of-00001.parquet"
             write(corpus, table, path)
-            hashes[f"{corpus}/{path.name}"] = file_hash(path)
+            hashes[f"{corpus}/{path.name}"] = sha256(path)
     return hashes
 
 
@@ -109,7 +105,7 @@ def check(folder):
     different = []
     for name, sha in fresh.items():
         path = folder / name
-        if not path.exists() or file_hash(path) != sha:
+        if not path.exists() or sha256(path) != sha:
             different.append(f"differs: {name}")
     print("\n".join(different) or f"{len(fresh)} files are as the grammar writes them")
     return bool(different)

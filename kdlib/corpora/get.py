@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ..engine import hub, hub_errors
 from ..engine.hub import how_to_make, local_copy  # noqa: F401
-from ..engine.pinned import MINILM_ID, REAL, File, sha256  # noqa: F401
-from ..paths import real_folder
+from ..engine.pinned import REAL, File
+from ..paths import real_folder, sha256
 
 TIMEOUT = 30  # seconds for an answer
 

@@ -73,7 +73,6 @@ RANGES = {
     "end_token": Range(lambda value: value in ("new", "reserved"), "new or reserved"),
     "hidden": _one_of("off", "ce", "kd", "cosine", "mse", "mse_other_rows", "mse_random"),
     "words": _one_of("off", "references", "own"),
-    "divergence": _one_of("ce", "forward_kl", "reverse_kl", "jsd"),
     "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
 }
 
@@ -105,7 +104,13 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
 
 
 def _check_ranges(settings: dict) -> None:
-    for name, allowed in RANGES.items():
+    ranges = RANGES
+    if "divergence" in settings:
+        # Here and not above: `losses` loads torch, and the other notebooks' settings need none.
+        from ..losses import DIVERGENCES
+
+        ranges = RANGES | {"divergence": _one_of("ce", *DIVERGENCES)}
+    for name, allowed in ranges.items():
         if name in settings and not allowed.holds(settings[name]):
             raise ValueError(f"{name} must be {allowed.words}, not {settings[name]!r}")
     if "method" in settings:

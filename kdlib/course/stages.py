@@ -4,13 +4,13 @@ Results are plain files (JSON, npy, safetensors, Parquet): nothing is ever unpic
 is known by stands in `fingerprint`.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 
+from ..paths import sha256
 from .fingerprint import fingerprint  # noqa: F401  (a stage is known by it)
 
 KEPT = (
@@ -28,7 +28,7 @@ def dump(value, folder: Path) -> None:
     tree = _encode(value, folder)
     (folder / "value.json").write_text(json.dumps(tree, indent=1))
     written = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    checksums = {str(file.relative_to(folder)): _checksum(file) for file in written}
+    checksums = {str(file.relative_to(folder)): sha256(file) for file in written}
     (folder / "DONE.json").write_text(json.dumps(checksums, indent=1))
 
 
@@ -40,7 +40,7 @@ def load(folder: Path):
         raise ValueError(f"{folder} has no readable DONE.json") from error
     for name, checksum in checksums.items():
         file = folder / name
-        if not file.is_file() or _checksum(file) != checksum:
+        if not file.is_file() or sha256(file) != checksum:
             raise ValueError(f"{file} is missing, cut off or altered")
     return _decode(json.loads((folder / "value.json").read_text()), folder)
 
@@ -52,11 +52,6 @@ def replace(folder: Path, value) -> None:
     dump(value, fresh)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # -- to JSON, and to files beside it -------------------------------------------------------------

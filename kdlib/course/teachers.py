@@ -239,7 +239,9 @@ def check_on_some_rows(
     first = rows.select(range(min(count, len(rows))))
     some = glue.encode(first, tokenizer, task, max_length=max_length)
     logits = teacher_logits(teacher, some, glue.collator(tokenizer))
-    return models.check_label_order(logits, some["labels"], task.labels)
+    return models.check_label_order(
+        logits, some["labels"], task.labels, rows=some, tokenizer=tokenizer
+    )
 
 
 def place_of(teacher: str, *, shipped: bool = False) -> Path:

@@ -9,9 +9,10 @@ import inspect
 import numpy as np
 import torch
 
-from ..losses import TopK, distillation_loss, topk_distillation_loss
-from .device import at_work
+from ..losses import IGNORED, TopK, distillation_loss, topk_distillation_loss
+from .device import at_work, evaluating
 from .head import logits_at
+from .sampler import lengths_of, longest_first
 
 # The column of a dataset that carries a classifier's answers.
 TEACHER_LOGITS = "teacher_logits"
@@ -36,6 +37,7 @@ def forward_inputs(model, batch: dict) -> dict:
 
     BERT needs token_type_ids, DistilBERT rejects them.
     """
+    # `module` is the model inside DDP's wrapper, whose own forward takes anything.
     accepted = inspect.signature(getattr(model, "module", model).forward).parameters
     return {name: value for name, value in batch.items() if name in accepted}
 
@@ -48,37 +50,27 @@ def teacher_logits(teacher, rows, collator, batch_size: int = 64, device=None) -
     all. Dropout is off.
     device: where the teacher computes meanwhile; None for the machine's GPU if it has one.
     """
-    with torch.inference_mode(), at_work(teacher, device):
-        return _classifier_logits(teacher, rows, collator, batch_size)
-
-
-def _classifier_logits(teacher, rows, collator, batch_size: int) -> np.ndarray:
     if hasattr(rows, "column_names"):
         # texts and labels need not be read from disk
         columns = [column for column in rows.column_names if column in READ]
         rows = rows.select_columns(columns)
-        lengths = [len(ids) for ids in rows["input_ids"]]
+        lengths = lengths_of(rows)
     else:
         lengths = [len(rows[i]["input_ids"]) for i in range(len(rows))]
-    longest_first = np.argsort(-np.asarray(lengths), kind="stable")
-    shape = len(rows), teacher.config.num_labels
-    answers = np.zeros(shape, np.float32)
-    was_training = teacher.training
-    teacher.eval()
-    for start in range(0, len(rows), batch_size):
-        picked = longest_first[start : start + batch_size]
-        features = []
-        for i in picked:
-            row = rows[int(i)]
-            read = {name: value for name, value in row.items() if name in READ}
-            features.append(read)
-        batch = collator(features)
-        batch = {name: value.to(teacher.device) for name, value in batch.items()}
-        inputs = forward_inputs(teacher, batch)
-        logits = teacher(**inputs).logits
-        # back to the rows' own places
-        answers[picked] = logits.float().cpu().numpy()
-    teacher.train(was_training)
+    # Filled out of order: each batch writes into the places of its own rows.
+    answers = np.zeros((len(rows), teacher.config.num_labels), np.float32)
+    with torch.inference_mode(), at_work(teacher, device), evaluating(teacher):
+        for picked in longest_first(lengths, batch_size):
+            features = []
+            for i in picked:
+                row = rows[i]
+                read = {name: value for name, value in row.items() if name in READ}
+                features.append(read)
+            batch = collator(features)
+            batch = {name: value.to(teacher.device) for name, value in batch.items()}
+            logits = teacher(**forward_inputs(teacher, batch)).logits
+            # back to the rows' own places
+            answers[picked] = logits.float().cpu().numpy()
     return answers
 
 
@@ -89,29 +81,15 @@ def topk_answers(
 
     `offsets` says where a row starts, with the end of the last one: (rows + 1,).
     """
-    with torch.inference_mode(), at_work(teacher):
-        return _topk_answers(teacher, rows, k, temperatures, batch_size)
-
-
-def _topk_answers(
-    teacher, rows, k: int, temperatures: list[float], batch_size: int
-) -> dict[str, torch.Tensor]:
     answers = [None] * len(rows)
-    was_training = teacher.training
-    teacher.eval()
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    # as in `teacher_logits`
-    longest_first = np.argsort(-np.asarray(lengths), kind="stable").tolist()
-    for start in range(0, len(rows), batch_size):
-        picked = longest_first[start : start + batch_size]
-        batch_rows = [rows[i] for i in picked]
-        batch, keep = _padded_batch(batch_rows, teacher.device)
-        # logits of the predicted tokens only: a prompt's would be the most of them
-        logits = logits_at(teacher, batch, keep)
-        tokens_of_each_row = keep.sum(1).tolist()
-        for i, part in zip(picked, logits.split(tokens_of_each_row)):
-            answers[i] = compress(part, k, temperatures)
-    teacher.train(was_training)
+    with torch.inference_mode(), at_work(teacher), evaluating(teacher):
+        for picked in longest_first(lengths_of(rows), batch_size):
+            batch, keep = _padded_batch([rows[i] for i in picked], teacher.device)
+            # logits of the predicted tokens only: a prompt's would be the most of them
+            logits = logits_at(teacher, batch, keep)
+            tokens_of_each_row = keep.sum(1).tolist()
+            for i, part in zip(picked, logits.split(tokens_of_each_row)):
+                answers[i] = compress(part, k, temperatures)
     ids, logprobs, rest = (torch.cat(parts) for parts in zip(*answers))
     tokens = [len(row_ids) for row_ids, _, _ in answers]
     # half precision is off by at most 0.05 % of a log-probability
@@ -130,6 +108,8 @@ def _padded_batch(rows: list[dict], device) -> tuple[dict, torch.Tensor]:
     batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device)
     lengths = torch.tensor([len(row_ids) for row_ids in ids], device=device)
     positions = torch.arange(batch.shape[1], device=device)
+    # (rows, tokens): (1, tokens) against (rows, 1). By length, because 0, the padding, may be a
+    # token.
     mask = positions[None] < lengths[:, None]
     keep = torch.zeros_like(mask)
     for i, row in enumerate(rows):
@@ -144,8 +124,9 @@ def predicted(row: dict) -> torch.Tensor:
     Without labels, every position but the last.
     """
     labels = row.get("labels", row["input_ids"])
+    # Without the first: position i predicts token i + 1.
     next_labels = torch.tensor(labels)[1:]
-    return torch.nonzero(next_labels != -100)[:, 0]
+    return torch.nonzero(next_labels != IGNORED)[:, 0]
 
 
 def compress(
@@ -159,10 +140,12 @@ def compress(
     parts = []
     # 256 tokens at a time: a float32 copy of 128,256 words is half a megabyte a token
     for chunk in logits.split(256):
-        logprobs = torch.log_softmax(chunk.float(), -1)
-        kept, ids = logprobs.topk(k, sorted=True)
+        logprobs = torch.log_softmax(chunk.float(), -1)  # (256, vocab), at T = 1
+        kept, ids = logprobs.topk(k, sorted=True)  # (256, k) both
         # overwritten in place: what was kept counts for nothing in the rest
         others = logprobs.scatter_(-1, ids, -torch.inf)
+        # others / t, not logits / t: all rests are then relative to the normaliser of T = 1, as the
+        # kept log-probabilities are.
         rests = [torch.logsumexp(others / t, -1) for t in temperatures]
         rest = torch.stack(rests, -1)
         parts.append([ids.cpu(), kept.cpu(), rest.cpu()])
@@ -182,6 +165,7 @@ def narrow_ids(ids: torch.Tensor, vocabulary: int) -> dict[str, torch.Tensor]:
     low = (ids % WIDE).to(torch.uint16)
     if vocabulary <= WIDE:
         return {"ids": low}
+    # An id is high · 65,536 + low. Llama 3's 128,256 tokens need 17 bits: 2 bytes and an eighth.
     high = (ids // WIDE).to(torch.uint8).numpy()
     # up to 131,072 words `high` is 0 or 1
     if vocabulary <= 2 * WIDE:
@@ -221,6 +205,7 @@ def compare_topk(cache, teacher, rows, places, student=None) -> dict[str, float]
     for t in planned:
         share = cache.manifest["lump"][str(t)]["mean"]
         found[f"T = {t:g}: share in the lump"] = share
+        # `teacher_cache._measure` says where the bound comes from.
         found[f"T = {t:g}: gradient off by at most"] = 2 * t * share
         if student_logits is not None:
             kept = cache.topk(places, t)
@@ -233,15 +218,12 @@ def compare_topk(cache, teacher, rows, places, student=None) -> dict[str, float]
 def _logits_row_by_row(model, rows) -> torch.Tensor:
     """(tokens, vocab) float32, on the CPU: a model's logits at the predicted tokens of the rows."""
     parts = []
-    was_training = model.training
-    model.eval()
-    with at_work(model):
+    with at_work(model), evaluating(model):
         for row in rows:
             # one row at a time: no padding that could be to blame for a difference
             ids = torch.tensor([row["input_ids"]], device=model.device)
             logits = model(input_ids=ids).logits
             parts.append(logits[0, predicted(row).to(logits.device)].float().cpu())
-    model.train(was_training)
     return torch.cat(parts)
 
 

@@ -24,6 +24,7 @@ def with_places(rows, caches: list, must_find: bool):
             if must_find and cache is caches[-1]:
                 raise
         else:
+            # An older column, of other caches, must not be taken for this one.
             others = [name for name in rows.column_names if name != TEACHER_PLACE]
             return rows.select_columns(others).add_column(TEACHER_PLACE, places + rows_before)
         rows_before += len(cache)
@@ -42,6 +43,7 @@ def check_caches(caches: list, model, temperature: float) -> None:
                 "a language model's is built with topk=…"
             )
         cached, own = cache.manifest["vocabulary"], model.config.vocab_size
+        # Ids are places in a vocabulary: of another one they are other words.
         if cached != own:
             raise ValueError(f"the teacher cache knows {cached:,} words, the student has {own:,}")
         if float(temperature) not in cache.manifest["key"]["temperatures"]:
@@ -56,6 +58,8 @@ def cached_answers(caches: list, places: Tensor, temperature: float, device) -> 
     places = places.tolist()
     rows_before = 0
     for cache in caches:
+        # One number says which cache and which row: places of the second cache go on where the
+        # first one ends.
         if min(places) < rows_before + len(cache):
             break
         rows_before += len(cache)

@@ -43,7 +43,10 @@ class Clock(TrainerCallback):
             return
         now = time.monotonic()
         is_late = self.left is not None and now - self.began >= self.left
+        # A late one is due as well: what was learnt since the last save would be lost.
         is_due = self.minutes > 0 and (is_late or now - self.saved >= 60 * self.minutes)
+        # Clocks differ by milliseconds. A process that saves while the others train on waits for
+        # them for ever.
         if args.world_size > 1:
             is_late, is_due = _of_first_process(args, is_late, is_due)
         if is_due:
@@ -87,6 +90,7 @@ def publish(staged: Path, keep: int | None) -> None:
 
 
 def _step_of(checkpoint: Path) -> int:
+    # As a number: by the alphabet, checkpoint-1000 would come before checkpoint-200.
     return int(checkpoint.name.rpartition("-")[2])
 
 
@@ -102,6 +106,8 @@ def newest_checkpoint(folder: str | Path) -> str | None:
             return str(newest)
         broken = newest.with_name(newest.name.replace("checkpoint-", "broken-"))
         shutil.rmtree(broken, ignore_errors=True)
+        # Set aside, not deleted: the loop looks for the one before, and a person may look at this
+        # one.
         newest.rename(broken)
         print(f"{newest.name} was cut off while it was written; going back to the one before")
     return None

@@ -27,7 +27,7 @@ def student_from_teacher(
 
     DistilBERT's recipe takes every other one: [0, 2, 4, 7, 9, 11]. Embeddings, the chosen layers
     and the classifier are *copied*: training the student never moves the teacher.
-    family: None keeps the teacher's architecture; "distilbert" turns a BERT into a DistilBERT, where
+    family: None keeps the teacher's architecture; "distilbert" makes a DistilBERT of a BERT, where
         two things have no home. Segment embeddings: DistilBERT knows no segments, so segment 0's is
         folded into the positions. BERT's pooler, tanh(W·[CLS]): its W starts DistilBERT's
         pre_classifier, which ends in ReLU instead, so what the classifier read off negative units
@@ -46,6 +46,7 @@ def student_from_teacher(
     config.num_hidden_layers = len(layers)
     if getattr(config, "layer_types", None):  # newer decoder configs list them
         config.layer_types = [config.layer_types[i] for i in layers]
+    # Random weights first, all of which are then overwritten by the teacher's.
     student = type(teacher)(config).to(next(teacher.parameters()).dtype)
     # copies; strict, so that nothing is missing
     student.load_state_dict(_pick_layers(teacher.state_dict(), layers))
@@ -54,6 +55,7 @@ def student_from_teacher(
 
 def _check_layers(layers: list[int], config) -> None:
     depth = config.num_hidden_layers
+    # True would be layer 1.
     are_numbers = all(not isinstance(i, bool) and 0 <= i < depth for i in layers)
     if not layers or not are_numbers or list(layers) != sorted(set(layers)):
         raise ValueError(
@@ -94,6 +96,7 @@ def _pick_layers(weights: dict, layers: list[int]) -> dict:
             picked[name] = value
             continue
         before, number, after = match.groups()
+        # [0, 2, 4]: the teacher's layer 2 becomes the student's layer 1. Other layers are left out.
         if int(number) in new_number:
             picked[f"{before}{new_number[int(number)]}{after}"] = value
     return picked
@@ -109,6 +112,8 @@ def _distilbert_from_bert(
     words = old["bert.embeddings.word_embeddings.weight"]
     new = {
         "distilbert.embeddings.word_embeddings.weight": words,
+        # BERT adds up words, positions and segments before its LayerNorm: a sum of two can be
+        # stored.
         "distilbert.embeddings.position_embeddings.weight": positions + segment_0,
     }
     for part in ("weight", "bias"):
@@ -138,6 +143,7 @@ def _distilbert_config(bert, layers: int) -> DistilBertConfig:
         dropout=bert.hidden_dropout_prob,
         attention_dropout=bert.attention_probs_dropout_prob,
         activation=bert.hidden_act,
+        # None in BERT's configuration means the general dropout.
         seq_classif_dropout=bert.classifier_dropout or bert.hidden_dropout_prob,
         pad_token_id=bert.pad_token_id,
         id2label=bert.id2label,

@@ -53,6 +53,7 @@ def slurm_end(job: str, began: float | None = None) -> float | None:
             "the job's end is counted from its start",
             file=sys.stderr,
         )
+    # Both times are the controller's, so what is wrong with its clock cancels.
     return began + (end - start)
 
 
@@ -85,6 +86,8 @@ def at() -> float | None:
     end = _positive("KD_JOB_ENDS")
     if end is None:
         return deadline
+    # Earlier than planned where this run has shown that it needs longer afterwards, but never so
+    # early that nothing is trained.
     return min(deadline, end - min(margin_measured(), _positive("KD_LONGEST_MARGIN")))
 
 
@@ -123,6 +126,7 @@ def spent() -> dict[str, float]:
 
 def spend(**seconds: float) -> None:
     """Note what something took: spend(translate=340.0)."""
+    # The environment, because processes that this one starts inherit it.
     os.environ["KD_SPENT"] = json.dumps(spent() | seconds)
 
 
@@ -150,6 +154,7 @@ def _positive(name: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
+        # Then refused below, with the same words.
         value = 0.0
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a number above 0, not {text!r}")
@@ -164,6 +169,7 @@ def fix() -> None:
     from there, and is at most half of the time that is left now, so that every job trains for a
     while.
     """
+    # Set by the job's script, or by the process that started this one: minutes must not begin anew.
     if "KD_DEADLINE" in os.environ:
         return
     end = job_end()

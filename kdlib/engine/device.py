@@ -13,6 +13,7 @@ def machine_device() -> str:
     """
     if torch.cuda.is_available():
         return "cuda"
+    # torch's processes cannot talk to each other through MPS.
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     return "mps" if alone and torch.backends.mps.is_available() else "cpu"
 
@@ -36,6 +37,17 @@ def at_work(model, device: str | torch.device | None = None):
         yield model
     finally:
         _move(model, home)
+
+
+@contextmanager
+def evaluating(model):
+    """Within this block the model is without dropout, afterwards in the mode in which it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _move(model, place) -> None:

@@ -11,7 +11,7 @@ from transformers import PrinterCallback, Trainer
 
 from . import checkpoints
 from .progress import Progress
-from .sampler import LengthGroupedSampler
+from .sampler import LengthGroupedSampler, columns_of, lengths_of
 
 
 class FittingTrainer(Trainer):
@@ -47,6 +47,8 @@ class FittingTrainer(Trainer):
             process, device = self.args.process_index, self.args.device
             self._parts = checkpoints.read_parts(checkpoint, process, device)
         self._clock.minutes = self.args.checkpoint_minutes if keeps_state else 0.0
+        # None starts from the beginning; a path brings back weights, optimizer, random state and
+        # step.
         output = self.train(resume_from_checkpoint=checkpoint)
         if self.stopped and self.eval_dataset is not None:
             self.evaluate()
@@ -113,6 +115,8 @@ class FittingTrainer(Trainer):
         """`share`: what this batch adds to the step's mean of `name` (a scalar)."""
         step = self.state.global_step
         steps = self._parts.setdefault(name, {})
+        # detach: a logged number must not keep the graph of its batch alive. A sum: the batches of
+        # one step have divided by the same count.
         steps[step] = steps.get(step, torch.zeros_like(share.detach())) + share.detach()
 
     def log(self, logs, *args, **kw):
@@ -120,6 +124,7 @@ class FittingTrainer(Trainer):
             for name, steps in self._parts.items():
                 if steps:
                     mean = torch.stack(list(steps.values())).mean()
+                    # Over the steps since the last line, then over processes.
                     logs[name] = self.accelerator.reduce(mean, "mean").item()
                 steps.clear()
         super().log(logs, *args, **kw)
@@ -128,7 +133,7 @@ class FittingTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if "input_ids" not in (getattr(rows, "column_names", None) or []):
+        if "input_ids" not in columns_of(rows):
             given = [] if train_dataset is None else [train_dataset]
             return super()._get_train_sampler(*given)
         args = self.args
@@ -136,5 +141,4 @@ class FittingTrainer(Trainer):
         # grouped by the step, not by the batch: the same rows make a step however it is cut into
         # batches and processes
         rows_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        lengths = [len(ids) for ids in rows["input_ids"]]
-        return LengthGroupedSampler(lengths, rows_a_step, seed)
+        return LengthGroupedSampler(lengths_of(rows), rows_a_step, seed)

@@ -6,6 +6,8 @@ from typing import Callable
 
 import torch
 
+from .sampler import longest_first
+
 
 def generate(
     model,
@@ -24,13 +26,12 @@ def generate(
     from the length of the batch's longest prompt.
     """
     said: list[list[int]] = [[] for _ in prompts]
-    # the longest first: memory runs out at once or never
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     shared, cache_for = 0, _no_cache
+    # Beams reorder the cache by themselves, and a single prompt shares nothing.
     if len(prompts) > 1 and beams == 1:
         shared, cache_for = _common_beginning(model, prompts)
-    for start in range(0, len(order), batch_size):
-        picked = order[start : start + batch_size]
+    for picked in longest_first([len(prompt) for prompt in prompts], batch_size):
+        # The batch's longest: it comes first.
         width = len(prompts[picked[0]])
         ids, mask = _padded([prompts[i] for i in picked], width, shared, pad)
         generated = model.generate(
@@ -50,6 +51,7 @@ def generate(
             top_k=50,
             repetition_penalty=1.0,
         )
+        # generate repeats the prompt; what is new begins after it.
         for i, new in zip(picked, generated[:, width:].tolist()):
             said[i] = new
     return said
@@ -62,6 +64,8 @@ def _padded(
     ids, mask = [], []
     for prompt in prompts:
         missing = width - len(prompt)
+        # Padding in the middle: the cached beginning needs its tokens at the front, generation goes
+        # on at the end. Masked, so no token sees it, and positions are counted without it.
         ids.append(prompt[:shared] + [pad] * missing + prompt[shared:])
         mask.append([1] * shared + [0] * missing + [1] * (len(prompt) - shared))
     return torch.tensor(ids), torch.tensor(mask)
@@ -82,11 +86,12 @@ def _common_beginning(model, prompts: list[list[int]]) -> tuple[int, Callable]:
     if not shared:
         return 0, _no_cache
     ids = torch.tensor([prompts[0][:shared]], device=model.device)
+    # Keys and values of the shared tokens, one row.
     read = model(input_ids=ids, use_cache=True).past_key_values
 
     def cache_for(count: int):
         copied = copy.deepcopy(read)  # generation writes into its cache
-        copied.batch_repeat_interleave(count)
+        copied.batch_repeat_interleave(count)  # one row → count rows, in place
         return copied
 
     return shared, cache_for
@@ -97,6 +102,8 @@ def repeats(ids: list[int], times: int = 4, longest: int = 8) -> bool:
     for length in range(1, longest + 1):
         equal_in_a_row = 0
         for i in range(length, len(ids)):
+            # A stretch of n tokens that stands 4 times has 3n tokens in a row that equal the one n
+            # before.
             equal_in_a_row = equal_in_a_row + 1 if ids[i] == ids[i - length] else 0
             if equal_in_a_row >= length * (times - 1):
                 return True

@@ -31,13 +31,16 @@ def logits_at(model, inputs: dict, keep: Tensor) -> Tensor:
     The inputs may lie on another device: they go to the model's.
     """
     with _head_sees_only(model, keep):
-        return model(**_model_inputs(model, inputs), use_cache=False).logits
+        return _output(model, inputs)
 
 
-def _model_inputs(model, inputs: dict) -> dict:
-    """What a language model reads of a batch, on the model's device."""
+def _output(model, inputs: dict) -> Tensor:
+    """What a language model returns for a batch, which goes to the model's device."""
     device = next(model.parameters()).device
-    return {name: inputs[name].to(device) for name in MODEL_INPUTS if name in inputs}
+    # No labels: the model would shift them itself and make a loss of all positions.
+    read = {name: inputs[name].to(device) for name in MODEL_INPUTS if name in inputs}
+    # use_cache: keys and values are kept to go on generating, which nobody does here.
+    return model(**read, use_cache=False).logits
 
 
 def _head_of(model) -> nn.Module:
@@ -55,6 +58,7 @@ def _head_sees_only(model, keep: Tensor):
 
     def pick(module, args):
         hidden = args[0]
+        # (batch, length, width) → (tokens, width). A pre-hook returns the new arguments as a tuple.
         return (hidden[keep.to(hidden.device)],)
 
     hook = _head_of(model).register_forward_pre_hook(pick)
@@ -81,6 +85,7 @@ def _beside_the_product(head) -> str:
     """What a head is or does beside one matrix product; "" if nothing."""
     from torch.distributed.tensor import DTensor
 
+    # type, not isinstance: a subclass (LoRA's, a quantiser's) may do more than multiply.
     if type(head) is not nn.Linear:
         return f"its head is a {type(head).__name__}, not a plain Linear"
     hooks = (
@@ -112,6 +117,8 @@ def why_dense(model, inputs: dict) -> str:
     why = _beside_the_product(base.get_output_embeddings())
     if not why:
         if base not in _CHANGES_LOGITS:
+            # Eight tokens of one row show it: whoever scales, caps or masks logits does so at all
+            # positions.
             ids = inputs["input_ids"][:1, :8]
             changes = _changes_its_logits(model, ids)
             _CHANGES_LOGITS[base] = _in_any_process(changes, ids.device)
@@ -150,11 +157,13 @@ def _changes_its_logits(model, ids: Tensor) -> bool:
         hook.remove()
         # older torch keeps weights that autocast cast without a gradient path
         torch.clear_autocast_cache()
+    # Exactly once: a head that runs twice, or never, is not the one that we mean.
     return len(from_head) != 1 or not _equal_but_for_dtype(returned, from_head[0])
 
 
 def _equal_but_for_dtype(returned: Tensor, made: Tensor) -> bool:
     """Are the values equal? Autocast and FSDP may cast a model's outputs to another dtype."""
+    # Equal to the bit (tolerances of 0): a logit scaled by 1.0001 is a changed one.
     return returned.shape == made.shape and torch.allclose(
         returned, made.to(returned.dtype), rtol=0, atol=0, equal_nan=True
     )
@@ -164,6 +173,7 @@ def _in_any_process(flag: bool, device) -> bool:
     if not torch.distributed.is_initialized():
         return flag
     flags = torch.tensor(float(flag), device=device)
+    # The largest flag: one process that says yes says it for all.
     torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
     return bool(flags)
 
@@ -190,9 +200,10 @@ def in_place_of_head(
         made.append(out.detach().clone())  # a copy: the model may write into `out`
         return out
 
+    # On the instance: it hides the forward of the class, for this model alone, until it is deleted.
     head.forward = instead
     try:
-        returned = model(**_model_inputs(model, inputs), use_cache=False).logits
+        returned = _output(model, inputs)
     finally:
         del head.forward  # the class's own forward shows again
     if len(made) != 1 or not _equal_but_for_dtype(returned, made[0]):

@@ -24,7 +24,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from ..paths import ROOT, real_folder
+from ..paths import ROOT, real_folder, sha256
 from . import hub_errors
 from .hub_errors import endpoint
 from .hub_files import DATASETS, KINDS, MODELS, wanted  # noqa: F401
@@ -116,6 +116,7 @@ def is_path(source: str | Path) -> bool:
         return True
     if text.endswith((".safetensors", ".ckpt")):
         return True
+    # owner/name has one slash. With two it can only be a path, wherever it leads.
     return text.partition("@")[0].count("/") > 1
 
 
@@ -132,6 +133,7 @@ def repository(source: str | Path, kind: str) -> Repository:
             f"{str(source)!r} names no revision after the @: write {name}@COMMIT (40 hex digits, a "
             f"tag or a branch), or {name} alone"
         )
+    # A pin of ours goes before "the newest": a model that its owner changes would change results.
     return Repository(name, revision or pins().get(name, ""), kind)
 
 
@@ -183,6 +185,7 @@ def _cached(repository: Repository, commit: str) -> Found | None:
     """
     storage = _storage(repository)
     if not commit:
+        # The cache notes there which commit a branch had when it was last fetched.
         ref = storage / "refs" / (repository.revision or "main")
         commit = ref.read_text(encoding="utf8").strip() if ref.is_file() else ""
     folder = storage / "snapshots" / commit
@@ -224,6 +227,8 @@ def probe(timeout: float = PROBE_TIMEOUT) -> None:
         where, named = urllib.parse.urlsplit(proxy), f"the proxy {_without_password(proxy)}"
     port = where.port or (443 if where.scheme == "https" else 80)
     try:
+        # A connection and nothing more: no request, so a slow answer cannot be mistaken for
+        # silence.
         socket.create_connection((where.hostname, port), timeout).close()
     except OSError as error:
         raise ConnectionError(f"{named}: {hub_errors.reason(error)}") from error
@@ -251,6 +256,7 @@ def look(repository: Repository, *, thorough: bool = False, known=()) -> Found:
     hub_errors) with the cause and what to do.
     """
     key = (endpoint(), str(cache()), repository.id, repository.revision)
+    # A commit never changes, so what the cache has of it is right without asking.
     pinned = COMMIT.fullmatch(repository.revision)
     commit = repository.revision if pinned else _commits.get(key, "")
     kept = _cached(repository, commit)
@@ -264,6 +270,8 @@ def look(repository: Repository, *, thorough: bool = False, known=()) -> Found:
     except OSError as error:
         if kept is None:
             raise
+        # An older commit that is whole beats no model at all; the line that is printed says which
+        # one.
         found = kept._replace(note=f"in the cache; {_brief(error)}")
         print(f"{repository.id}: {_brief(error)}. Taking commit {kept.commit[:7]} from the cache.")
     _commits[key] = found.commit
@@ -298,12 +306,14 @@ def _ask(repository: Repository, commit: str, known) -> Found:
     sizes = {name: listed[name].size or 0 for name in names}
     missing = [name for name in names if not _whole(folder / name, sizes[name])]
     hashes = {name: _sha256_of(listed[name]) for name in names}
-    sha256 = {name: digest for name, digest in hashes.items() if digest}
+    told = {name: digest for name, digest in hashes.items() if digest}
     if missing:
+        # One file stands for all: whoever may not read it hears so now, not after the first
+        # gigabytes.
         ask = functools.partial(_may_read, repository, info.sha, missing[0])
         _patiently(ask, repository, known=known)
     note = f"{len(missing)} of {len(names)} files to fetch" if missing else "in the cache"
-    return Found(repository, info.sha, folder, sizes, missing, sha256, note)
+    return Found(repository, info.sha, folder, sizes, missing, told, note)
 
 
 def _refuse_silent(repository: Repository) -> None:
@@ -330,6 +340,7 @@ def _may_read(repository: Repository, commit: str, name: str) -> None:
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     session = get_session()
+    # Of httpx or requests, whichever huggingface_hub has installed.
     follow = "follow_redirects" if hasattr(session, "follow_redirects") else "allow_redirects"
     url = hf_hub_url(
         repository.id, name, repo_type=repository.type, revision=commit, endpoint=endpoint()
@@ -362,6 +373,7 @@ def patiently(ask, explain):
 
     Raises what `explain(error)` makes of an error that does not pass.
     """
+    # None: the last try, after which there is no waiting.
     for wait in (*WAITS, None):
         try:
             return ask()
@@ -379,9 +391,10 @@ def patiently(ask, explain):
 # -- fetching ------------------------------------------------------------------------------------
 
 
-def free_bytes(folder: Path | None = None) -> int:
+def free_bytes() -> int:
     """Free where the cache lies, or will lie."""
-    place = (folder or cache()).absolute()
+    place = cache().absolute()
+    # The folder may not exist yet; the disk is that of the first one above which does.
     there = next(p for p in (place, *place.parents) if p.exists())
     return shutil.disk_usage(there).free
 
@@ -392,6 +405,7 @@ def refuse_full_or_closed(needed: int, named: str) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
         probe_file = place / f".probe.{os.getpid()}"
+        # Permissions tell less than a try: quotas and read-only mounts show only now.
         probe_file.write_bytes(b"x")
         probe_file.unlink()
     except OSError as error:
@@ -422,6 +436,7 @@ def _fetch_file(found: Found, name: str) -> None:
     from huggingface_hub import hf_hub_download
 
     repository = found.repository
+    # It is there and not whole, so it is wrong: the library would take it as it is.
     anew = (found.folder / name).exists()
 
     def download():
@@ -452,11 +467,9 @@ def _right(found: Found, name: str) -> bool:
     path, wanted_hash = found.folder / name, found.sha256.get(name)
     if not wanted_hash or not path.exists():
         return True
-    import hashlib
-
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() == wanted_hash:
-            return True
+    if sha256(path) == wanted_hash:
+        return True
+    # The cache holds links; both the link and what it points to must go.
     path.resolve().unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     return False

@@ -72,6 +72,7 @@ def endpoint() -> str:
 def _chain(error: BaseException) -> list[BaseException]:
     """The error, and what it was raised from."""
     found = []
+    # `not in found`: two errors can name each other, and the walk would not end.
     while error is not None and error not in found:
         found.append(error)
         error = error.__cause__ or error.__context__
@@ -94,6 +95,7 @@ def _status(error: BaseException) -> tuple[int, dict]:
 def reason(error: BaseException) -> str:
     """The innermost reason in a few words: "Connection refused", "timed out"."""
     texts = [str(one) for one in _chain(error)]
+    # The innermost says what happened; those around it say only that a request failed.
     for text in reversed(texts):
         if found := re.search(r"\[Errno -?\d+\] ([^'\")]+)", text):
             return found[1].strip(" :")
@@ -116,6 +118,7 @@ def may_pass(error: BaseException) -> bool:
     status, _ = _status(error)
     if status:
         return status in MAY_PASS or (status == 416 and is_damaged(error))
+    # Asking again frees no disk and opens no port.
     if _numbers(error) & (DISK_FULL | CLOSED | {errno.ECONNREFUSED}):
         return False
     names = _type_names(error)
@@ -132,6 +135,7 @@ def is_damaged(error: BaseException) -> bool:
 def retry_after(error: BaseException) -> float:
     """The seconds that a 429 or 503 asks to wait; 0 where it does not say."""
     told = str(_status(error)[1].get("Retry-After", ""))
+    # The header may also hold a date; then our own waits do.
     return float(told) if told.isdigit() else 0.0
 
 
@@ -154,8 +158,11 @@ def explain(error: BaseException, repository, cache, *, file: str = "", known=()
         return disk_full(cache, asked, file=file)
     if _numbers(error) & CLOSED:
         return cannot_write(cache, error, asked)
+    # Before the plain 401 and 403 below: a gated repository answers with these numbers too.
     if "GatedRepoError" in names or code == "GatedRepo":
         return _gated(repository.id, refused=status == 401)
+    # The hub says 401 also for a repository that does not exist, so as not to tell which private
+    # ones do.
     if status == 401 and _token() and code != "RepoNotFound":
         return _bad_token(repository.id)
     if "RevisionNotFoundError" in names or code == "RevisionNotFound":

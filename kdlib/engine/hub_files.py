@@ -8,22 +8,6 @@ PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")  # model-00001-of-00002.saf
 MODELS = ("classifier", "causal")
 DATASETS = ("mnli", "qqp", "en-fr")
 KINDS = (*MODELS, "tokenizer", *DATASETS, "comet")
-SMALL_FILES = {
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-}
 VOCABULARIES = {
     "tokenizer.json",
     "vocab.txt",
@@ -31,6 +15,16 @@ VOCABULARIES = {
     "tokenizer.model",
     "spiece.model",
     "sentencepiece.bpe.model",
+}
+SMALL_FILES = VOCABULARIES | {
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
 }
 COMET_FILES = ["hparams.yaml", "checkpoints/model.ckpt"]
 
@@ -63,9 +57,11 @@ def wanted(kind: str, names) -> list[str]:
 def _tables(kind: str, names: list[str]) -> list[str]:
     for prefix in (f"{kind}/", "data/", ""):
         tables = [n for n in names if n.startswith(prefix) and n.endswith(".parquet")]
+        # Not those of folders further below: they belong to other parts of the data set.
         tables = [n for n in tables if "/" not in n.removeprefix(prefix)]
         if tables:
             # GLUE's test rows carry no labels
+            # Europarl's test is an ordinary split; "-" begins no file's name.
             secret = f"{prefix}test" if kind != "en-fr" else "-"
             return [n for n in tables if not n.startswith(secret)]
     raise ValueError(f"no Parquet file under {kind}/")
@@ -76,6 +72,7 @@ def _weights(names: list[str]) -> list[str]:
         if stem + ending in names:
             return [stem + ending]
         shards = [n for n in names if (m := PART.fullmatch(n)) and (m[1], m[4]) == (stem, ending)]
+        # Says which weight lies in which shard: without it the shards cannot be loaded.
         index = f"{stem}{ending}.index.json"
         if shards and index in names:
             return [index, *shards]

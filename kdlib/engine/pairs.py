@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import hub
-from .parquet import read_parquet
+from .parquet import read_parquet, sample
 
 SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>")  # how a chat template spells its special tokens
 # Held out more strictly from left to right: a sentence of the test may be in no other split.
@@ -42,42 +42,38 @@ def load(
     split: str,
     *,
     rows: int = 0,
-    min_words: int = 1,
     max_words: int = 100,
     ratio: float = 2.5,
     among: list[int] | None = None,
-    revision: str | None = None,
 ) -> Pairs:
     """A split of English–French pairs, cleaned.
 
-    source: a hub id ("Helsinki-NLP/europarl"), or a folder with `<split>-*.parquet`, or with such a
-        folder under "en-fr"; a local copy of a hub id is taken first. Each row is
-        {"translation": {"en": …, "fr": …}}.
+    source: a hub id ("Helsinki-NLP/europarl", perhaps with @REVISION), or a folder with
+        `<split>-*.parquet`, or with such a folder under "en-fr"; a local copy of a hub id is taken
+        first. Each row is {"translation": {"en": …, "fr": …}}.
     rows: the first so many after a fixed shuffle (0: all).
     among: only pairs with these keys (`pair_keys`), in this order: the same pairs from a sample, a
     mirror or the whole corpus.
-    min_words, max_words, ratio: see `_reason_to_drop`. Sentences that also occur in a split held
+    max_words, ratio: see `_reason_to_drop`. Sentences that also occur in a split held
         out more strictly are dropped, too.
-    ValueError for a missing split or language, for fewer wanted pairs than rows, for English and French the wrong way round or one of
-    them twice, for a damaged file, and when nothing is left; ConnectionError with advice when the
-    hub cannot be reached.
+    ValueError for a missing split or language, for fewer wanted pairs than rows, for English and
+    French the wrong way round or one of them twice, for a damaged file, and when nothing is left;
+    ConnectionError with advice when the hub cannot be reached.
     """
     import datasets
 
     if rows < 0:
         raise ValueError(f"rows must be a count, or 0 for all, not {rows}")
-    texts = _with_all_splits(_read(source, revision))
+    texts = _with_all_splits(_read(source))
     if split not in texts:
         raise ValueError(f"{source} has no split {split!r}; it has {', '.join(texts)}")
-    kept, dropped = _clean(texts, split, min_words, max_words, ratio)
+    kept, dropped = _clean(texts, split, max_words, ratio)
     if not kept.english:
         raise ValueError(f"{source}, split {split!r}: no pair is left ({dropped or 'it is empty'})")
     data = datasets.Dataset.from_dict({"en": kept.english, "fr": kept.french})
     if among is not None:
-        data = _only(data, among, rows, f"{source}, split {split!r}")
-    elif 0 < rows < len(data):
-        data = data.shuffle(seed=0).select(range(rows))
-    return Pairs(data, dropped)
+        return Pairs(_only(data, among, rows, f"{source}, split {split!r}"), dropped)
+    return Pairs(sample(data, rows), dropped)
 
 
 def _only(data, keys: list[int], rows: int, where: str):
@@ -105,15 +101,18 @@ def pair_keys(data) -> list[int]:
 
 
 def _clean(
-    texts: dict[str, Texts], split: str, min_words: int, max_words: int, ratio: float
+    texts: dict[str, Texts], split: str, max_words: int, ratio: float
 ) -> tuple[Texts, dict[str, int]]:
     """The pairs of a split that are kept, and how many were dropped for which reason."""
     stricter = [other for other in texts if _strictness(other) < _strictness(split)]
+    # Either side is enough: a test sentence that was seen with another translation was seen.
     held_out_english = {_plain(text) for other in stricter for text in texts[other].english}
     held_out_french = {_plain(text) for other in stricter for text in texts[other].french}
     kept, reasons, seen = Texts([], []), Counter(), set()
     for english, french in zip(*texts[split]):
-        reason = _reason_to_drop(english, french, min_words, max_words, ratio)
+        reason = _reason_to_drop(english, french, max_words, ratio)
+        # By the English alone: the same source twice, with two translations, would count twice in a
+        # mean.
         if not reason and _plain(english) in seen:
             reason = "duplicate"
         is_held_out = _plain(english) in held_out_english or _plain(french) in held_out_french
@@ -131,18 +130,18 @@ def _strictness(split: str) -> int:
     return STRICTNESS.index(split) if split in STRICTNESS else -1
 
 
-def _reason_to_drop(english: str, french: str, min_words: int, max_words: int, ratio: float) -> str:
+def _reason_to_drop(english: str, french: str, max_words: int, ratio: float) -> str:
     """Why a pair is no good, looked at alone; "" where it is good.
 
-    An empty side; text that spells a special token; a side outside min_words…max_words; a longer
-    side of more than `ratio` times the words of the shorter.
+    An empty side; text that spells a special token; a side of more than `max_words`; a longer side
+    of more than `ratio` times the words of the shorter.
     """
     shorter, longer = sorted((len(english.split()), len(french.split())))
     if not shorter:
         return "empty"
     if SPECIAL.search(english) or SPECIAL.search(french):
         return "special token"
-    if shorter < min_words or longer > max_words:
+    if longer > max_words:
         return "length"
     if longer > ratio * shorter:
         return "ratio"
@@ -157,13 +156,12 @@ def _plain(text: str) -> str:
 # -- reading -------------------------------------------------------------------------------------
 
 
-def _read(source: str | Path, revision: str | None) -> dict[str, Texts]:
+def _read(source: str | Path) -> dict[str, Texts]:
     """{split: its texts} of everything that the source has."""
     import datasets
 
     datasets.disable_progress_bars()
-    repository = f"{source}@{revision}" if revision else source
-    folder = hub.tables(hub.folder(repository, "en-fr"), "en-fr")
+    folder = hub.tables(hub.folder(source, "en-fr"), "en-fr")
     files = {}
     for file in sorted(folder.glob("*.parquet")):
         split = re.sub(r"(-\d+-of-\d+)?\.parquet$", "", file.name)
@@ -200,6 +198,7 @@ def _columns(data, where: str) -> Texts:
 
 
 def _check_languages(texts: Texts, where: str) -> None:
+    # 500 sentences are enough to tell two languages apart by ten words each.
     of_english, of_french = (_frenchness(side[:500]) for side in texts)
     example = (
         f"for example {texts.english[0][:60]!r} → {texts.french[0][:60]!r}" if texts.english else ""
@@ -230,31 +229,24 @@ def _with_all_splits(texts: dict[str, Texts]) -> dict[str, Texts]:
     1 % become the validation, 1 % the test. Of a source that has validation and no test, about half
     of the validation pairs become the test.
     """
+    # By hash and not by place: a sentence keeps its split when rows are added, dropped or sorted.
     if list(texts) == ["train"]:
-        return _split_by_hash(texts["train"])
+        return _split_by_hash(texts["train"], ["validation", "test", *98 * ["train"]])
     if set(texts) == {"train", "validation"}:
-        validation, test = _halves(texts["validation"])
-        return texts | {"validation": validation, "test": test}
+        return texts | _split_by_hash(texts["validation"], ["validation", "test"])
     return texts
 
 
 def _hash(text: str) -> int:
+    # Not Python's own hash, which is another one in each process.
     return int(hashlib.sha256(_plain(text).encode()).hexdigest()[:8], 16)
 
 
-def _halves(texts: Texts) -> tuple[Texts, Texts]:
-    halves = Texts([], []), Texts([], [])
+def _split_by_hash(texts: Texts, lots: list[str]) -> dict[str, Texts]:
+    """Each sentence draws one of the `lots`, the names of splits, with its hash."""
+    parts = {name: Texts([], []) for name in reversed(STRICTNESS) if name in lots}
     for english, french in zip(*texts):
-        half = halves[_hash(english) % 2]
-        half.english.append(english)
-        half.french.append(french)
-    return halves
-
-
-def _split_by_hash(texts: Texts) -> dict[str, Texts]:
-    parts = {name: Texts([], []) for name in ("train", "validation", "test")}
-    for english, french in zip(*texts):
-        name = {0: "validation", 1: "test"}.get(_hash(english) % 100, "train")
-        parts[name].english.append(english)
-        parts[name].french.append(french)
+        part = parts[lots[_hash(english) % len(lots)]]
+        part.english.append(english)
+        part.french.append(french)
     return parts

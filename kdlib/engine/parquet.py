@@ -14,6 +14,7 @@ def read_parquet(files: list, where: str):
     count = 0
     for file in files:
         try:
+            # The footer alone, which is written last: a file that was cut off has none.
             count += pq.read_metadata(file).num_rows
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
@@ -24,8 +25,18 @@ def read_parquet(files: list, where: str):
     try:
         return datasets.Dataset.from_parquet([str(file) for file in files])
     except Exception as error:
+        # The footer can be whole and a page in the middle not; only reading shows that.
         _name_the_damaged(files, error)
         raise
+
+
+def sample(data, rows: int):
+    """The first `rows` of a `datasets.Dataset` after a fixed shuffle; 0: all, in their order."""
+    if not 0 < rows < len(data):
+        return data
+    # Shuffled first: a corpus may be sorted by source, and its first rows are then no sample.
+    # Always with seed 0: runs with other seeds must differ in training, not in data.
+    return data.shuffle(seed=0).select(range(rows))
 
 
 def _name_the_damaged(files: list, cause: Exception) -> None:

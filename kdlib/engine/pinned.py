@@ -3,16 +3,17 @@
 `corpora.get` fetches them; whoever reads one checks it first.
 """
 
-import hashlib
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 from . import hub
 
 
 class File(NamedTuple):
-    """One file: where it lands under the real folder, where it comes from, and its SHA-256 ("" where only git pins it)."""
+    """One file: where it lands under the real folder, where it comes from, and its SHA-256.
+
+    That is "" where only git pins it.
+    """
 
     path: str
     url: str
@@ -20,6 +21,7 @@ class File(NamedTuple):
 
 
 HUB = hub.endpoint()
+# Another address for a mirror, or for a test that serves the files itself.
 GITHUB = os.environ.get("KD_GITHUB", "https://raw.githubusercontent.com").rstrip("/")
 CHAOS = f"{GITHUB}/jsbaan/calibration-on-disagreement-data/990e81cacadac5d0268160d1c02bad19d4ddb9a3/data"
 GLUE = f"{HUB}/datasets/nyu-mll/glue/resolve/{hub.pins()['nyu-mll/glue']}/mnli"
@@ -68,9 +70,3 @@ REAL = {
         }.items()
     ],
 }
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

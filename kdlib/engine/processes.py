@@ -30,6 +30,7 @@ def processes() -> int:
     text = os.environ.get("KD_NPROC") or "1"
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"KD_NPROC must be a whole number from 1 on, not {text!r}")
+    # torchrun sets RANK in each process that it starts: those must not start more.
     return 1 if "RANK" in os.environ else int(text)
 
 
@@ -61,6 +62,7 @@ def run_in_processes(task: Callable[[], None], place: Path, count: int) -> None:
 def _torchrun(place: Path, count: int) -> tuple[int, str]:
     """Start the processes and repeat what the first one says: (exit code, last line)."""
     environment = {k: v for k, v in os.environ.items() if k not in NOT_FOR_CHILDREN}
+    # Lines come as they are printed, not when a buffer is full.
     environment["PYTHONUNBUFFERED"] = "1"
     # what the kernel can import, they can
     environment["PYTHONPATH"] = os.pathsep.join(folder for folder in sys.path if folder)
@@ -96,6 +98,7 @@ def _pickler() -> type:
         def reducer_override(self, thing):
             is_tensor = isinstance(thing, torch.Tensor)
             if is_tensor and thing.device.type not in ("cpu", "meta"):
+                # Rebuilt as a Parameter: as a plain tensor, no optimizer would find it.
                 if isinstance(thing, torch.nn.Parameter):
                     return torch.nn.Parameter, (thing.data, thing.requires_grad)
                 return thing.detach().cpu().__reduce_ex__(self.proto)
@@ -130,6 +133,7 @@ def worker(place: Path) -> int:
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
     except Exception as error:
+        # A file of its own: torchrun reports that a process died, and not of what.
         (place / f"error.{rank}").write_text(f"{type(error).__name__}: {error}")
         raise
     return 0
@@ -149,6 +153,8 @@ def shard(model, device):
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     depth = model.config.num_hidden_layers
     for stack in model.modules():
+        # The stack of layers, whatever the model calls it: the one list as long as the model is
+        # deep.
         if isinstance(stack, torch.nn.ModuleList) and len(stack) == depth:
             for layer in stack:
                 fully_shard(layer, mesh=mesh)

@@ -41,6 +41,7 @@ class Progress(TrainerCallback):
 
     def _say(self, line: str) -> None:
         self.last_line = time.monotonic()
+        # flush: what a batch job prints goes through a pipe, which Python fills before it sends.
         print(line, flush=True)
 
 

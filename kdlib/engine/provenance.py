@@ -18,6 +18,7 @@ def versions() -> dict[str, str]:
     for name in LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
+        # kdlib itself is not installed where it is run from a checkout.
         except importlib.metadata.PackageNotFoundError:
             pass
     return found

@@ -40,6 +40,7 @@ from ..paths import runs_root, write_json
 from . import asking
 from .device import at_work
 from .provenance import versions
+from .sampler import no_column
 
 FORMAT = 2  # of what is kept: another number, another cache
 SPEAK_EVERY = 20.0  # seconds between two lines of progress
@@ -66,14 +67,16 @@ def build(
     sense, OSError when the disk is too small (seen with the first shard) or fills up later
     (finished shards stay and are used next time).
     """
-    vocabulary = teacher.config.vocab_size
     # before anything is hashed: a typing error should not cost a pass over all weights
-    _check_arguments(rows, vocabulary, topk, temperatures, dtype)
+    _check_arguments(rows, teacher.config.vocab_size, topk, temperatures, dtype)
     keys = row_keys(rows)
+    # shard_rows too: in shards of another size the same row would lie in another place.
     key = _key(teacher, tokenizer, keys) | {"dtype": dtype, "shard_rows": shard_rows}
     if topk:
+        # Sorted, so that (1, 2) and (2, 1) are one cache; floats, so that 2 and 2.0 are.
         key |= {"topk": topk, "temperatures": sorted(map(float, temperatures))}
     name = _name(key)
+    # Beside the runs and not in one of them: a sweep of many runs asks the teacher once.
     folder = Path(root or runs_root() / "teacher_cache").expanduser() / name
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(rows), shard_rows)
@@ -82,20 +85,22 @@ def build(
     ask = _question(teacher, tokenizer, key, batch_size)
     with at_work(teacher):  # moved once, not once a shard
         seconds = _fill(folder, name, rows, shards, ask)
-    manifest = {
-        "key": key,
-        "kind": "topk" if topk else "logits",
-        "rows": len(rows),
-        "shards": len(shards),
-        "vocabulary": vocabulary,
-        "classes": None if topk else teacher.config.num_labels,
-        "seconds": round(seconds, 2),
-        "versions": versions(),
-        **_measure(folder, len(shards), key.get("temperatures", [])),
-    }
+    manifest = {"key": key, "rows": len(rows), "shards": len(shards), "seconds": round(seconds, 2)}
+    manifest |= _about(teacher, key) | _measure(folder, len(shards), key.get("temperatures", []))
     # last of all: a folder with a manifest is a finished cache
     write_json(folder / "manifest.json", manifest)
     return TeacherCache(folder)
+
+
+def _about(teacher, key: dict) -> dict:
+    """What whoever opens the cache must know of the teacher, who is not there then."""
+    is_topk = "topk" in key
+    return {
+        "kind": "topk" if is_topk else "logits",
+        "vocabulary": teacher.config.vocab_size,
+        "classes": None if is_topk else teacher.config.num_labels,
+        "versions": versions(),
+    }
 
 
 def _check_arguments(rows, vocabulary: int, topk, temperatures, dtype) -> None:
@@ -147,6 +152,7 @@ def _fill(folder: Path, name: str, rows, shards: list[range], ask) -> float:
     rows_asked = 0
     for done, number in enumerate(order):
         path = _shard_path(folder, number)
+        # Looked at only now, not before the loop: another process may have written it meanwhile.
         about, trouble = _verify(path, name, number)
         if about is None:
             if trouble:
@@ -200,6 +206,8 @@ class TeacherCache:
         self.seconds = self.manifest["seconds"]
         self.classes = self.manifest["classes"]
         self._place = None  # {row key: place}, made when it is first needed
+        # Verified now, all of them: a damaged shard should end a run before its training, not in
+        # its middle.
         self._shards = [self._open(number) for number in range(self.manifest["shards"])]
 
     def _open(self, number: int):
@@ -223,21 +231,11 @@ class TeacherCache:
     def __fingerprint__(self) -> str:
         return self.folder.name
 
-    def check(self, *, teacher=None, tokenizer=None, rows=None) -> None:
-        """ValueError that names what this cache does *not* belong to."""
-        # only what is given is hashed: a teacher's weights may be gigabytes
-        hashes = {}
-        if teacher is not None:
-            hashes["teacher"] = weights_hash(teacher)
-        if tokenizer is not None:
-            hashes["tokenizer"] = tokenizer_hash(tokenizer)
-        if rows is not None:
-            hashes["rows"] = _sha(row_keys(rows).tobytes())
-        others = [name for name, value in hashes.items() if value != self.key[name]]
-        if others:
+    def check(self, teacher) -> None:
+        """ValueError unless this teacher has given these answers."""
+        if weights_hash(teacher) != self.key["teacher"]:
             raise ValueError(
-                f"the cache {self.folder.name} was made with another "
-                f"{' and another '.join(others)}: build one for these"
+                f"the cache {self.folder.name} was made with another teacher: build one for this"
             )
 
     def find(self, rows) -> np.ndarray:
@@ -257,6 +255,7 @@ class TeacherCache:
                 "ask for topk()"
             )
         parts = [shard.get_tensor("logits").float().numpy() for shard in self._shards]
+        # (all rows, classes), widened to float32 where fp16 was stored; a few MB for a classifier.
         whole = np.concatenate(parts)
         return whole if places is None else whole[places]
 
@@ -277,12 +276,16 @@ class TeacherCache:
         if self.kind != "topk":
             raise ValueError("this cache keeps a classifier's logits; ask for logits()")
         planned = self.key["temperatures"]
+        # The kept tokens could be softened by any T. Their rest could not: its sum was made at the
+        # planned ones, and the tokens that it was made of are gone.
         if float(temperature) not in planned:
             raise ValueError(
                 f"temperature {temperature} is not among those that this cache was built for "
                 f"({', '.join(map(str, planned))}): its tail would be wrong. "
                 "Build one with temperatures=(…, this one)."
             )
+        # In the order of `places`, each row's tokens from left to right: that is the order of
+        # `head.logits_at`, so answers meet their own positions.
         parts = [self._tokens_at(int(place)) for place in places]
         low, high, logprobs, rest = zip(*parts)
         high = None if high[0] is None else torch.cat(high)
@@ -295,6 +298,7 @@ class TeacherCache:
         number, row = divmod(place, self.key["shard_rows"])
         shard = self._shards[number]
         # slices: the shard lies on disk, and a batch needs a few of its rows
+        # offsets: (rows + 1,), so a row's tokens end where the next one's begin.
         start, end = shard.get_slice("offsets")[row : row + 2].tolist()
         kept = shard.keys()
         # "high" is missing where two bytes hold every id
@@ -336,6 +340,7 @@ def weights_hash(model) -> str:
         return known_hash
     digest = hashlib.sha256()
     _digest_tensors(digest, state)
+    # 64 bits. Two different teachers are not met by chance; nobody defends against an attack here.
     _HASHED[model] = version, digest.hexdigest()[:16]
     return _HASHED[model][1]
 
@@ -356,6 +361,7 @@ def tokenizer_hash(tokenizer) -> str:
     """
     if getattr(tokenizer, "is_fast", False):
         content = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Every call sets these two anew. What truncation did is in the rows, hashed on their own.
         content |= {"truncation": None, "padding": None}
     else:
         content = tokenizer.get_vocab()
@@ -367,7 +373,10 @@ def row_keys(rows) -> np.ndarray:
     """(rows,) uint64: each tokenised row by its ids, segments and masked labels, 64 bits of a
     SHA-256.
     """
+    if "input_ids" not in rows.column_names:
+        raise no_column("the rows", "input_ids", rows.column_names)
     names = [name for name in ("input_ids", "token_type_ids") if name in rows.column_names]
+    # A classifier's label is a number, and changes no answer of the teacher: it is left out.
     if "labels" in rows.column_names and len(rows) and isinstance(rows[0]["labels"], list):
         names.append("labels")  # of a language model: they say what is predicted
     columns = [rows[name] for name in names]
@@ -406,6 +415,7 @@ def _write(path: Path, name: str, tensors: dict, about: dict, shards_left: int) 
     """
     metadata = {"cache": name}
     metadata |= {key: json.dumps(value) for key, value in about.items()}
+    # Over the metadata as well: a shard that was renamed to another number is found out.
     metadata["sha256"] = _content_hash(tensors, metadata)
     content = save(tensors, metadata)
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -430,6 +440,7 @@ def _write(path: Path, name: str, tensors: dict, about: dict, shards_left: int) 
             "and run again",
         ) from error
     finally:
+        # After a success there is nothing left to delete; after an error, half a shard.
         fresh.unlink(missing_ok=True)
 
 
@@ -543,6 +554,8 @@ def audit(
     found = {"rows": len(picked), "bytes": cache.manifest["bytes"]}
     if cache.kind == "logits":
         live = asking.teacher_logits(teacher, sampled, asking.collator(tokenizer))
+        # Not 0 even for the same teacher: other rows share its batch now, are padded otherwise, and
+        # fp16 was rounded.
         difference = np.abs(live - cache.logits(places)).max() / np.abs(live).max()
         found["largest relative difference"] = float(difference)
     else:

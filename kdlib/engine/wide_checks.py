@@ -3,20 +3,14 @@
 Errors name the argument, its shape and its dtype.
 """
 
-import torch
 from torch import Tensor
 
-from ..losses import TopK
+from ..losses import TopK, described, is_integer
 
 # Two heads of one vocabulary may differ by padding, rounded up for fast kernels: by at most a
 # twentieth of the vocabulary, and never by more than PADDING. ROUNDED is always allowed.
 PADDING = 1024
 ROUNDED = 128
-
-
-def described(name: str, x: Tensor) -> str:
-    """ "student_head (11, 4) float32"."""
-    return f"{name} {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
 
 
 def check_head(who: str, hidden: Tensor, head: Tensor, bias: Tensor | None) -> None:
@@ -74,6 +68,7 @@ def check_teacher(
             f"{described(name, given)} does not match "
             f"{described('student_hidden', student_hidden)}: same items, same order?"
         )
+    # Rows of padding belong to no token, so what both have in common are the first rows.
     shared = min(vocab, student_vocab)
     if abs(vocab - student_vocab) > max(ROUNDED, min(PADDING, shared // 20)):
         raise ValueError(
@@ -85,6 +80,7 @@ def check_teacher(
 
 def _check_form(hidden, head, bias, logits, topk, alpha: float) -> None:
     forms = [hidden is not None or head is not None, logits is not None, topk is not None]
+    # Hidden states without a head, or the other way round, make no logits.
     half_a_head = (hidden is None) != (head is None) or (bias is not None and head is None)
     if sum(forms) > 1 or half_a_head or not (any(forms) or alpha == 0):
         raise ValueError(
@@ -104,9 +100,10 @@ def check_topk(teacher: TopK, tokens: int, vocab: int) -> None:
     if not shapes_fit or len(ids) != tokens:
         parts = [described(f"teacher_topk.{name}", x) for name, x in teacher._asdict().items()]
         raise ValueError(f"{', '.join(parts)} do not match the {tokens} items that are not ignored")
-    dtype = ids.dtype
-    is_integer = not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
-    if not is_integer or (ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < vocab)):
+    if not is_integer(ids) or (
+        ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < vocab)
+    ):
         raise ValueError(f"{described('teacher_topk.ids', ids)} must be words 0…{vocab - 1}")
+    # A token that is named twice would be counted twice, and the probabilities would not sum to 1.
     if (ids.sort(-1).values.diff(dim=-1) == 0).any():
         raise ValueError(f"{described('teacher_topk.ids', ids)} names a word twice in one row")

@@ -35,13 +35,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..losses import (
+    IGNORED,
     DistillationLoss,
     TopK,
     check_settings,
+    described,
     log_soft_targets_with_rest,
     valid_labels,
 )
-from .wide_checks import check_student, check_teacher, check_topk, described
+from .wide_checks import check_student, check_teacher, check_topk
 
 # Bytes for logits, whatever memory is free: a result must not depend on the neighbours.
 SCRATCH = 128_000_000
@@ -100,7 +102,7 @@ def linear_distillation_loss(
     alpha: float,
     divergence: str = "forward_kl",
     beta: float = 0.5,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORED,
     num_items: int | float | Tensor | None = None,
     chunk_tokens: int | str = "auto",
     ce_only: tuple[int, ...] = (),
@@ -129,7 +131,9 @@ def linear_distillation_loss(
     dtype = _product_dtype(student_hidden, student_head)
     teacher = _the_teacher(vocab, *given)
     plan = _plan(teacher, *items, ce_only, vocab, dtype, student_hidden, chunk_tokens, settings)
+    # (items, width): ignored items are still there, and get a gradient of 0.
     hidden = student_hidden.reshape(-1, student_hidden.shape[-1])
+    # grad mode is asked for here: inside of an autograd Function it is always off.
     values = Chunked.apply(hidden, student_head, student_bias, plan, torch.is_grad_enabled())
     return DistillationLoss(*values)
 
@@ -140,6 +144,8 @@ def _items(labels, vocab: int, student_vocab: int, ignore_index: int, num_items,
     targets, is_valid, count = valid_labels(labels, vocab, ignore_index, num_items, hint)
     if topk is not None:
         check_topk(topk, len(targets), vocab)
+    # (items,) bool → (tokens,) numbers: a chunk is a slice of these, so that no mask as long as the
+    # batch is needed again.
     return targets, is_valid.nonzero()[:, 0], float(count)
 
 
@@ -182,6 +188,7 @@ def _cut_hint(shared: int, student: int) -> str:
 def _the_teacher(vocab: int, hidden, head, bias, logits, topk) -> Teacher:
     """The teacher in the form in which it was given, cut to `vocab` tokens, without gradient."""
     if logits is not None:
+        # A view, not a copy; what is worked on is copied chunk by chunk (`_picked`).
         return logits.detach().reshape(-1, logits.shape[-1])[:, :vocab]
     if hidden is None:
         return topk
@@ -189,6 +196,7 @@ def _the_teacher(vocab: int, hidden, head, bias, logits, topk) -> Teacher:
     dtype = _product_dtype(hidden, head)
     if bias is not None:
         bias = bias.detach()[:vocab].to(dtype)
+    # The teacher's product in its own dtype: it need not be the student's.
     return Head(hidden.to(dtype), head.detach()[:vocab].to(dtype), bias)
 
 
@@ -199,11 +207,16 @@ class Chunked(torch.autograd.Function):
     def forward(ctx, hidden, head, bias, plan, learns):
         # needs_input_grad does not know of no_grad
         ctx.wanted = [need and learns for need in ctx.needs_input_grad[:3]]
+        # All chunks are gone when this returns. Waiting for backward would mean keeping their
+        # logits, which is what this file is there to avoid; so the gradients for a scale of 1 are
+        # made now.
         values, ctx.gradients = _run(hidden, head, bias, plan, ctx.wanted)
         ctx.plan = plan
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, head, bias)]
+        # For a second backward alone. The head lives anyway, and hidden states are small.
         ctx.save_for_backward(hidden, head, bias)
         ctx.versions = _versions(plan.teacher)
+        # kd and ce: only the total has a gradient.
         ctx.mark_non_differentiable(*values[1:])
         return values
 
@@ -225,6 +238,7 @@ class Chunked(torch.autograd.Function):
         if scale.device.type != "cpu" or scale != 1:
             gradients = [g if g is None else g.mul_(scale) for g in gradients]
         narrowed = [g if g is None else g.to(dtype) for g, dtype in zip(gradients, ctx.dtypes)]
+        # One for each argument of forward: plan and learns have none.
         return *narrowed, None, None
 
 
@@ -237,7 +251,10 @@ class Buffers:
 
         self.step = min(plan.block, plan.chunk)
         self.student = empty(plan.chunk)
+        # Logits that were given need no buffer: a block of them is copied at a time.
         self.teacher = empty(plan.chunk) if isinstance(plan.teacher, Head) else None
+        # These two are a block high, not a chunk: what is passed over several times stays in the
+        # cache.
         self.exponentials = empty(self.step)
         self.free = empty(self.step)
 
@@ -258,20 +275,25 @@ def _run(
     soft = (plan.alpha * (~plan.ce_alone).to(dtype))[:, None]
     kd = torch.empty_like(soft)
     ce = torch.empty_like(soft)
+    # Its casts are done by hand here: sums must stay in float32, and a half-precision copy of the
+    # head is made once, not once a chunk.
     with torch.autocast(hidden.device.type, enabled=False):
         weight = head[: plan.vocab].to(plan.product_dtype)
         if bias is not None:
             bias = bias[: plan.vocab].to(plan.product_dtype)
         for start in range(0, tokens, plan.chunk):
             positions = plan.positions[start : start + plan.chunk]
-            h = hidden[positions].to(plan.product_dtype)
+            h = hidden[positions].to(plan.product_dtype)  # (chunk, width), a copy
+            # (chunk, vocab), in the buffer that the last chunk used. Overwritten below.
             logits = _product(h, weight, bias, buffers.student)
             _derive_chunk(logits, positions, start, soft, kd, ce, plan, buffers)
             # `logits` now holds the derivative of each token's loss
             _add_gradients(gradients, logits, h, weight, positions, start == 0, plan)
     if kd.isnan().any():
         _blame(plan.teacher, bool((kd.isnan() & ~ce.isnan()).any()))
+    # Once, for all tokens: (tokens, 1). `_derive` leaves T² out, as `losses._divergence` does.
     kd = kd.masked_fill(plan.ce_alone[:, None], 0) * plan.temperature**2
+    # Token by token, as soft is 0 where CE counts alone.
     total = soft * kd + (1 - soft) * ce
     return tuple(x.sum() / plan.count for x in (total, kd, ce)), gradients
 
@@ -285,6 +307,8 @@ def _gradients(hidden, head, bias, wanted: list[bool], plan: Plan, dtype: torch.
         torch.empty_like(x, dtype=dtype) if want else None
         for x, want in zip((hidden, head, bias), wanted)
     ]
+    # Rows of padding beyond the shared vocabulary are written by no chunk; hidden states of ignored
+    # items by none either.
     rows_written_by_chunks = (0, plan.vocab if len(plan.positions) else 0, 0)
     for gradient, unwritten in zip(gradients, rows_written_by_chunks):
         if gradient is not None:
@@ -309,11 +333,13 @@ def _derive_chunk(
     teacher = plan.teacher
     teacher_logits = None
     if isinstance(teacher, Head):
+        # Straight from the teacher's hidden states, for these tokens alone: (chunk, vocab).
         teacher_logits = _product(
             teacher.hidden[positions], teacher.weight, teacher.bias, buffers.teacher
         )
     for i in range(0, len(positions), buffers.step):
         block = slice(i, i + buffers.step)
+        # i counts within the chunk, tokens through all of them.
         tokens = slice(start + i, min(start + i + buffers.step, start + len(positions)))
         if teacher_logits is None:
             answer = _picked(teacher, tokens, positions[block])
@@ -337,6 +363,7 @@ def _add_gradients(
     """Step 3: derivative (chunk, vocab) → the gradients of hidden states, head and bias."""
     to_hidden, to_head, to_bias = gradients
     if to_hidden is not None:
+        # (chunk, vocab) @ (vocab, width): the chain rule through logits = hidden @ weight.T.
         product = derivative.to(plan.product_dtype) @ weight
         to_hidden[positions] = product.to(to_hidden.dtype) / plan.count
     if to_head is not None:
@@ -357,8 +384,10 @@ def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -
 
     Half-precision factors multiply as they are; the product is widened.
     """
+    # The last chunk may be smaller than the buffer.
     out = out[: len(hidden)]
     if hidden.dtype != out.dtype:
+        # This product is the narrow copy that `chunk_size` counts; copy_ widens it.
         return out.copy_(torch.nn.functional.linear(hidden, weight, bias))
     if bias is None:
         return torch.mm(hidden, weight.t(), out=out)
@@ -372,6 +401,7 @@ def _add_product(total: Tensor, derivative: Tensor, hidden: Tensor, **factors: f
     """
     halves = hidden.dtype != derivative.dtype
     if halves and _adds_to_float32(hidden.device, hidden.dtype):
+        # The factors are rounded to halves; what they add up to is not.
         narrow = derivative.to(hidden.dtype)
         torch.addmm(total, narrow.t(), hidden, out_dtype=total.dtype, out=total, **factors)
     else:
@@ -418,16 +448,22 @@ def _derive(
     T = plan.temperature
     exponentials = buffers.exponentials[: len(logits)]
     free = buffers.free[: len(logits)]
+    # Less the largest logit, in place: exp of what is left is at most 1. `exponentials` is kept,
+    # for CE and its derivative need softmax at T = 1 and `logits` is about to become something
+    # else.
     sum_of_exponentials = _sum_of_exponentials(logits.sub_(_top(logits)), exponentials)
+    # -log softmax of the target: (rows, 1).
     ce = (sum_of_exponentials.log() - logits.gather(1, targets)).clamp_max_(FLOOR)
     if answer is None:
         kd = torch.zeros_like(ce)
+        # No teacher: no derivative of KD.
         logits.zero_()
     elif isinstance(answer, TopK):
         kd = _derive_topk(logits, answer, plan)
     else:
         # a teacher that excludes all tokens finds them alike
         answer = answer.to(logits.dtype).clamp_min_(torch.finfo(logits.dtype).min)
+        # Both become log soft targets (rows, vocab), in place.
         _to_log_soft_targets(logits.mul_(1 / T), free)
         _to_log_soft_targets(answer.sub_(_top(answer)).mul_(1 / T), free)
         kd = _to_slope(logits, answer, free, plan)
@@ -435,6 +471,7 @@ def _derive(
     # times 1/T of the chain rule. CE's derivative is softmax - one-hot; at the floor CE is flat.
     hard = (1 - soft) * (ce < FLOOR)
     logits.mul_(soft * T).addcmul_(exponentials, hard / sum_of_exponentials)
+    # The one-hot part: one number a row, so no one-hot array is made.
     logits.scatter_add_(1, targets, -hard)
     return kd, ce
 
@@ -442,11 +479,14 @@ def _derive(
 def _derive_topk(logits: Tensor, answer: TopK, plan: Plan) -> Tensor:
     """kd (rows, 1); `logits` becomes its derivative by logits / T. k + 1 outcomes are compared."""
     T = plan.temperature
+    # (rows, k + 1) twice, and the log of the rest's total, (rows, 1).
     slope, teacher, rest = log_soft_targets_with_rest(logits, answer, T)
     slope = slope.clone()
     kd = _to_slope(slope, teacher, torch.empty_like(slope), plan)
     # the rest's slope goes to its tokens in the student's own proportions, exp(logit / T - rest)
     logits.mul_(1 / T).sub_(rest.clamp_min(torch.finfo(logits.dtype).min)).exp_()
+    # Last, the kept tokens: what was written there as a share of the rest is replaced by their own
+    # slopes.
     logits.mul_(slope[:, -1:]).scatter_(1, answer.ids.long(), slope[:, :-1])
     return kd
 
@@ -475,8 +515,11 @@ def _to_slope(student: Tensor, teacher: Tensor, free: Tensor, plan: Plan) -> Ten
         return _forward_slope(student, teacher, free)
     if plan.divergence == "reverse_kl":
         q = torch.exp(student, out=free)
+        # In place: `difference` is `student`.
         difference = student.sub_(teacher)
+        # Σ q (log q - log p). `teacher` is read for the last time, and lends its memory.
         kd = _row_sum(torch.mul(difference, q, out=teacher))
+        # g = q · (difference + 1), and Σ g = kd + 1: the ones cancel in g - q Σ g.
         student.sub_(kd).mul_(q)
         return kd
     if plan.divergence == "jsd":
@@ -487,6 +530,7 @@ def _to_slope(student: Tensor, teacher: Tensor, free: Tensor, plan: Plan) -> Ten
 def _forward_slope(student: Tensor, teacher: Tensor, free: Tensor) -> Tensor:
     """KL(teacher ‖ student): g = -p, so the derivative is q Σ p - p, which is q - p."""
     p = torch.exp(teacher, out=free)
+    # Σ p (log p - log q). `teacher` is overwritten.
     kd = _row_sum(teacher.sub_(student).mul_(p))
     if student.device.type != "cpu" or student.amin() <= -FLOOR:
         # at the floor the loss is flat: such tokens pull at nothing
@@ -502,10 +546,13 @@ def _jsd_slope(student: Tensor, teacher: Tensor, free: Tensor, beta: float) -> T
     """beta·KL(p ‖ m) + (1 - beta)·KL(q ‖ m), m = beta·p + (1 - beta)·q."""
     p = teacher.exp()
     q = torch.exp(student, out=free)
+    # p + (1 - beta)·(q - p), which is beta·p + (1 - beta)·q; then its logarithm.
     middle = torch.lerp(p, q, 1 - beta).clamp_min_(torch.finfo(p.dtype).tiny).log_()
     of_teacher = _row_sum(teacher.sub_(middle).mul_(p))
     of_student = _row_sum(torch.mul(student.sub_(middle), q, out=middle))
     kd = beta * of_teacher + (1 - beta) * of_student
+    # m depends on q too. What that adds to g is (1 - beta)·q·(1 - (beta·p + (1 - beta)·q) / m), and
+    # the bracket is 0. What is left is (1 - beta) times reverse KL's derivative against m.
     student.sub_(of_student).mul_(q.mul_(1 - beta))
     return kd
 
@@ -531,6 +578,7 @@ def chunk_size(
     arrays as wide for the rows at work.
     """
     if asked == "auto":
+        # Bytes of one token's logits: float32 at least, whatever the product's dtype.
         row = vocab * max(dtype.itemsize, 4)
         narrow_copy = vocab * dtype.itemsize if dtype.itemsize < 4 else 0
         each = 2 * row + narrow_copy
@@ -543,6 +591,7 @@ def chunk_size(
             asked -= asked % 32  # what matrix kernels like
     elif isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
         raise ValueError(f'chunk_tokens must be "auto" or a whole number above 0, not {asked!r}')
+    # Alike: 130 tokens at 128 a time are 65 and 65, not 128 and 2 with a matrix product for each.
     chunks = max(1, math.ceil(tokens / asked))
     return max(1, math.ceil(tokens / chunks))
 
@@ -594,6 +643,7 @@ def _blame(teacher: Teacher, student_is_sound: bool) -> None:
         infinite = part.isinf() if is_factor else part == math.inf
         if (part.isnan() | infinite).any():
             raise ValueError(f"{described(name, part)} holds NaN or infinity")
+    # No NaN went in, so the product made it: two large numbers in float16, say.
     if student_is_sound and isinstance(teacher, Head):
         raise ValueError(
             f"{described('teacher_hidden', teacher.hidden)} times "

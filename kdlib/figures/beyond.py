@@ -47,6 +47,18 @@ LESSONS = {
 }
 
 
+def _named(found: pd.Series, names: dict[str, str]) -> list[str]:
+    """Those of `names` that a table's column holds, in the order of `names`.
+
+    A value that has no name there is not drawn. It is told, for a figure that lacks what was run
+    looks complete.
+    """
+    unknown = sorted(set(found) - set(names))
+    if unknown:
+        print(f"not drawn, for figures.beyond has no name for it: {', '.join(unknown)}")
+    return [name for name in names if name in set(found)]
+
+
 # -- 09 · Beyond logits --------------------------------------------------------------------------
 
 
@@ -149,8 +161,7 @@ def _lessons(stored) -> pd.DataFrame:
 )
 def hidden_states(table):
     """columns: student ("scratch", "layers"), hidden, seed, accuracy, teacher_accuracy"""
-    names = [name for name in HIDDEN if name in set(table["hidden"])]
-    kinds = [kind for kind in STUDENTS if kind in set(table["student"])]
+    names, kinds = _named(table["hidden"], HIDDEN), _named(table["student"], STUDENTS)
     teacher = 100 * table["teacher_accuracy"].mean()
     size = (3.6, 0.58 * len(names) + 1.0)
     fig, axes = row_of_axes(len(kinds), *size, extra=1.2, sharey=True)
@@ -184,7 +195,7 @@ def cover_or_seek(table):
     to the truth's)
     """
     fig, ax = plt.subplots(figsize=(6.6, 3.9))
-    names = [name for name in LESSONS if name in set(table["lesson"])]
+    names = _named(table["lesson"], LESSONS)
     for i, name in enumerate(names):
         part = table[table["lesson"] == name]
         looks = {**look(i), "linestyle": "none"}

@@ -22,7 +22,7 @@ from ..corpora.get import gated_advice, probe_hub
 from ..course import run
 from ..engine.hub import offline
 from . import room
-from .memory import GPUS, estimate, plan  # noqa: F401
+from .memory import estimate, plan  # noqa: F401
 
 GATED = "meta-llama/Llama-3.2-3B-Instruct"
 # GB of main memory: laptop's notebooks peak at 1.4 (their records say so), lab's at 2; Jupyter

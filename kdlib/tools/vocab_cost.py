@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 
 from ..engine.wide_loss import linear_distillation_loss
+from ..losses import IGNORED
 
 TEMPERATURE = 2.0
 ALPHA = 0.7
-IGNORED = -100
 
 
 class Inputs(NamedTuple):

@@ -208,8 +208,8 @@ def _tokens(trainer, change, cached_teacher: bool, chunk_tokens: int):
             ids = torch.arange(TOPK).repeat(count, 1)
             return TopK(ids, torch.randn(count, TOPK), torch.randn(count))
 
-        def wide_answers(self, inputs, keep):
-            return super().wide_answers(inputs, keep) | {"chunk_tokens": chunk_tokens}
+        def answers_without_logits(self, inputs, keep):
+            return super().answers_without_logits(inputs, keep) | {"chunk_tokens": chunk_tokens}
 
     return Tokens(trainer, [], (), change)
 
