@@ -385,22 +385,30 @@ def test_09_3(capsys, given, message):
 # -- 10 --------------------------------------------------------------------------------------------
 
 
-def three_words(values, above, low=lambda f: f.low, least=2):
+def four_words(values, above, low=lambda f: f.low, high=lambda f: f.high, least=2):
     interval = results.interval(values)
     if interval.n < least:
         return "not tested here"
-    return "supported" if low(interval) > above else "not supported"
+    if low(interval) > above:
+        return "supported"
+    return "refuted" if high(interval) < above else "undecided"
+
+
+def mean_of(interval):
+    return interval.mean
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
-        (three_words, "right"),
-        (lambda v, a: three_words(v, a, low=lambda f: f.mean), "mean alone"),
-        (lambda v, a: three_words(v, a, low=lambda f: max(f.low, -f.high)), "whatever direction"),
-        (lambda v, a: three_words(v, a, least=3), "two seeds count as none"),
-        (lambda v, a: three_words(v, a, least=1), "one seed counts"),
-        (lambda v, a: three_words(v, 0), "own threshold"),
+        (four_words, "right"),
+        (lambda v, a: four_words(v, a, mean_of, mean_of), "mean alone"),
+        (lambda v, a: four_words(v, a, lambda f: max(f.low, -f.high)), "whatever direction"),
+        (lambda v, a: four_words(v, a).replace("undecided", "refuted"), "cannot tell"),
+        (lambda v, a: four_words(v, a).replace("refuted", "undecided"), "do tell"),
+        (lambda v, a: four_words(v, a, least=3), "two seeds count as none"),
+        (lambda v, a: four_words(v, a, least=1), "one seed counts"),
+        (lambda v, a: four_words(v, 0), "own threshold"),
         (lambda v, a: "supported", "expected"),
     ],
 )

@@ -595,6 +595,42 @@ def test_a_child_does_not_count_what_its_parent_held():
     assert float(told.stdout) < held.nbytes / 1e9 / 2
 
 
+def test_what_could_have_been_seen_is_seen_in_four_of_five_repetitions():
+    random = np.random.default_rng(0)
+    for count in (3, 5):
+        shown = []
+        # an effect as large as said to be detectable with the true scatter
+        from scipy.stats import t
+
+        error = 1 / np.sqrt(count)
+        effect = (t.ppf(0.975, count - 1) + t.ppf(0.8, count - 1)) * error
+        for _ in range(4000):
+            found = statistics.interval(random.normal(effect, 1, count))
+            shown.append(found.low > 0)
+        assert 0.72 < np.mean(shown) < 0.92
+        spread = np.array([-1.0, 0.0, 1.0] if count == 3 else [-1.0, -1.0, 0.0, 1.0, 1.0])
+        assert statistics.detectable(spread) == pytest.approx(effect * spread.std(ddof=1))
+    assert statistics.detectable([1.0]) == np.inf
+
+
+def test_p_and_interval_agree():
+    from scipy.stats import ttest_1samp
+
+    values = [1.0, 2.0, 4.0]
+    for limit in (0.0, 1.5):
+        expected = ttest_1samp(values, limit).pvalue
+        assert statistics.p_value(values, limit) == pytest.approx(expected)
+    assert statistics.p_value([2.0], 0.0) == 1.0
+    assert statistics.p_value([2.0, 2.0], 0.0) == 0.0 and statistics.p_value([2.0, 2.0], 2.0) == 1.0
+
+
+def test_holm_by_hand():
+    # 0.01 ≤ 0.05/4, 0.015 ≤ 0.05/3, then 0.03 > 0.05/2 stops it
+    assert statistics.holm([0.03, 0.01, 0.04, 0.015]) == [False, True, False, True]
+    assert statistics.holm([]) == [] and statistics.holm([0.05]) == [True]
+    assert statistics.holm([0.03, 0.03]) == [False, False]
+
+
 def test_an_interval_is_students(fresh_runs):
     from scipy import stats
 

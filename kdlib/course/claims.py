@@ -39,6 +39,9 @@ MNLI_SWEEP = MNLI._replace(file="lab_temperature", optional=True)
 QQP = Corpus("QQP", "05_distilbert_qqp", "lab", real=True, kd=ONE_POINT)
 EUROPARL = Corpus("Europarl", "07_eurollama_distil", "lab", real=True)
 MNLI_BITS = Corpus("MNLI", "08_limits", "lab", real=True)
+# The lecture's own scale: BERT and DistilBERT on all rows. Nobody has run it yet.
+MNLI_FULL = Corpus("MNLI, all rows", "04_distilbert_mnli", "full", real=True, optional=True)
+QQP_FULL = Corpus("QQP, all rows", "05_distilbert_qqp", "full", real=True, optional=True)
 MINI_NLI = Corpus("MiniNLI", "04_distilbert_mnli")
 MINI_QQP = Corpus("MiniQQP", "05_distilbert_qqp", kd=ONE_POINT)
 MINI_PARL = Corpus("MiniParl", "07_eurollama_distil")
@@ -202,6 +205,11 @@ def powerful(ask):
         runs = at_rate(ask.runs(corpus))
         gain = gap(runs.query(corpus.kd), runs.query("method == @method"), "accuracy")
         yield Evidence(corpus, f"KD − {control}", *gain, above=0)
+    students = ask.listed(MNLI_BITS, "teachers").assign(accuracy=lambda rows: rows["student"])
+    taught = students.query("teacher == '32 bits'")
+    alone = students.query("teacher == 'none: CE only'")
+    gain = gap(taught, alone, "accuracy", scale=1)
+    yield Evidence(MNLI_BITS, "KD − labels only, notebook 08", *gain, above=0)
 
 
 @claim(
@@ -231,21 +239,36 @@ def lost_by_rate(ask, corpus: Corpus, which: str):
 
 @claim("rate_wins", "2e-5 wins", "Of 2e-5, 2e-7 and 2e-9 the first learning rate wins.")
 def rate_wins(ask):
-    """Of three rates a hundred times apart the largest has the best macro-F1. (Accuracy rewards one
-    answer to all rows: the lecture's QQP table shows it.) The neighbours of 2e-5 were not in the
-    race, there or here.
+    """On the lecture's own models and all rows, 2e-5 has a better macro-F1 than the next of its
+    three rates. Only a run of that size can say so: small models want other rates, so ours say
+    nothing about 2e-5. (Accuracy rewards one answer to all rows: the lecture's QQP table shows it.)
     """
-    for corpus in (MNLI, QQP, MINI_NLI, MINI_QQP):
+    for corpus in (MNLI_FULL, QQP_FULL):
         lost = lost_by_rate(ask, corpus, "middle")
-        yield Evidence(corpus, "largest − middle", *lost, above=0)
+        yield Evidence(corpus, "2e-5 − 2e-7", *lost, above=0)
 
 
 @claim("rates_fail", "2e-7 and 2e-9 fail", "2e-7 and 2e-9 fail.")
 def rates_fail(ask):
-    """A hundredth and a ten-thousandth of the best rate lose more than `fails` points of macro-F1,
-    in trainings as short as ours. The lecture's are longer: an epoch of MNLI is 12,272 steps of 32
-    rows, ours are 189, so its 2e-7 could carry a weight some 13 times as far, and its student did
-    reach 62 %.
+    """On the lecture's own models and all rows, 2e-7 and 2e-9 lose more than `fails` points of
+    macro-F1. There, too, only a run of that size can say so; the lecture's own student reached 62 %
+    with 2e-7.
+    """
+    for corpus in (MNLI_FULL, QQP_FULL):
+        for rate, which in (("2e-7", "middle"), ("2e-9", "smallest")):
+            lost = lost_by_rate(ask, corpus, which)
+            yield Evidence(corpus, f"2e-5 − {rate}", *lost, above=ask.limits["fails"])
+
+
+@claim(
+    "ratios",
+    "... in ratios: 1/100 fails",
+    "A hundredth and a ten-thousandth of a good learning rate fail (our own claim, of ratios).",
+)
+def ratios(ask):
+    """With small models and short trainings, a hundredth of the best of three rates loses more than
+    `fails` points of macro-F1, and so does a ten-thousandth. An epoch of MNLI is 12,272 steps of 32
+    rows and ours are far fewer, so this says nothing about longer ones.
     """
     middle, smallest = ("a hundredth", "middle"), ("a ten-thousandth", "smallest")
     for corpus, (share, which) in (
@@ -253,6 +276,7 @@ def rates_fail(ask):
         (MNLI, smallest),
         (QQP, middle),
         (QQP, smallest),
+        (MINI_NLI, middle),
         (MINI_QQP, middle),
     ):
         lost = lost_by_rate(ask, corpus, which)
@@ -299,9 +323,11 @@ def alpha_higher_mirrored(ask):
 
 @claim("sweet_spot", "0.5 is the sweet spot", "alpha = 0.5 is the sweet spot.")
 def sweet_spot(ask):
-    """0.5 beats 0.25, 0.75 and 1, seed by seed, averaged over temperatures (the same in either
-    convention).
+    """No other alpha is better than 0.5 by more than `margin` points, seed by seed, averaged over
+    temperatures (the same in either convention). So 0.5 need not beat its neighbours: to be as good
+    as the best is enough.
     """
+    margin = ask.limits["margin"]
     for corpus, others in (
         (QQP, (0.25, 0.75, 1)),
         (MNLI_SWEEP, (0.25, 0.75, 1)),
@@ -309,8 +335,8 @@ def sweet_spot(ask):
     ):
         kd = at_rate(ask.runs(corpus)).query("method == 'kd'")
         for other in others:
-            gain = gap(kd.query("alpha == 0.5"), kd.query("alpha == @other"), "accuracy")
-            yield Evidence(corpus, f"0.5 − {other}", *gain, above=0)
+            gain = gap(kd.query("alpha == @other"), kd.query("alpha == 0.5"), "accuracy")
+            yield Evidence(corpus, f"{other} − 0.5", *gain, below=margin)
 
 
 # -- causal language models ----------------------------------------------------------------------
@@ -379,16 +405,24 @@ def floats_of_student(ask, corpus: Corpus):
     "Quantisation brings severe performance degradation.",
 )
 def quantised(ask):
-    """A student loses more than `severe` points in 8 bits, and in 4 with a step for each 32
-    weights, as libraries round today.
+    """A *translator* loses more than `severe` BLEU in 8 bits, and in 4 with a step for each 32
+    weights, as libraries round today: of a translator the lecture spoke. Seeds that share one
+    translator count as one. Classifiers stand beside.
     """
+    severe = ask.limits["severe"]
+    models = ask.listed(MINI_PARL_BITS, "translators")
+    floats = models.query("name == 'fp32'")
+    for name in ("int8 weight-only", "4 bits, groups of 32"):
+        lost, runs = gap(floats, models.query("name == @name"), "bleu", scale=1)
+        what = f"translator fp32 − {name}"
+        yield Evidence(MINI_PARL_BITS, what, lost[:1], runs, above=severe, unit="BLEU")
     formats = {"int8": "int8 dynamic", "int4": "int4 weight-only"}
     for corpus in (MNLI_BITS, MINI_NLI_BITS):
         floats, student = floats_of_student(ask, corpus)
         for name, method in formats.items():
             lost = gap(floats, student.query("method == @method"), "accuracy", scale=1)
             what = f"student fp32 − {name}"
-            yield Evidence(corpus, what, *lost, above=ask.limits["severe"])
+            yield Evidence(corpus, what, *lost, above=severe, shown=True)
 
 
 @claim(
@@ -544,6 +578,7 @@ CLAIMS = (
     knowledge,
     rate_wins,
     rates_fail,
+    ratios,
     alpha_higher,
     alpha_higher_mirrored,
     sweet_spot,

@@ -4,11 +4,18 @@ rule, none is typed.
     evidence, claims = findings.judge()
     claims[["claim", "verdict"]]
 
-The claims are functions (`claims.py`); new records change the verdicts. The rule, `verdict`:
-supported if the whole 95 % interval over seeds lies where the claim says; not supported otherwise;
-not tested here without two seeds that could say so. Three claims are no matter of seeds and are
-`given`: two estimates, whose interval is the tolerance that tests hold them to, and a definition.
-No torch here.
+The claims are functions (`claims.py`); new records change the verdicts. The rule, `verdict`, looks
+at the 95 % interval over seeds:
+
+    supported         the whole interval lies where the claim says
+    refuted           the whole interval lies on the other side
+    undecided         it lies on both: `detectable` says how large an effect would have been seen
+    not tested here   there are no two seeds that could say anything
+
+A claim needs *all* its deciding questions, and supporting all of them by luck is rarer than one: no
+correction is needed there. One question alone refutes it, so refutations are corrected for how many
+questions were looked at (Holm). Three claims are no matter of seeds and are `given`: two estimates,
+whose interval is the tolerance that tests hold them to, and a definition. No torch here.
 """
 
 from pathlib import Path
@@ -17,18 +24,16 @@ import numpy as np
 import pandas as pd
 
 from ..paths import DATA
-from . import results
+from . import results, statistics
 from .claims import CLAIMS, Ask, Evidence
 from .stored import Missing, Stored
 
-SUPPORTED, NOT, UNTESTED = "supported", "not supported", "not tested here"
-# What "severely" and "fails" mean, in points, unless the reader says otherwise.
-THRESHOLDS = {"severe": 5.0, "fails": 10.0}
-# The columns of both of `judge`'s tables that `figures.claims` draws.
-OF_CLAIM = ["id", "short", "verdict_of_claim", "for it"]
-OF_EVIDENCE = ["corpus", "what", "real", "given", "shown", "decides"]
-OF_EVIDENCE += ["mean", "low", "high", "n", "limit", "sign", "unit", "verdict"]
-# The teachers that ship, below data/teachers.
+SUPPORTED, REFUTED, UNDECIDED = "supported", "refuted", "undecided"
+UNTESTED = "not tested here"
+VERDICTS = (SUPPORTED, REFUTED, UNDECIDED, UNTESTED)
+# What "severely", "fails" and "as good as" mean, in points, unless the reader says otherwise.
+THRESHOLDS = {"severe": 5.0, "fails": 10.0, "margin": 1.0}
+# The teachers that ship, with their folder or file below data/teachers.
 TEACHERS = {
     "MiniNLI": "mini_nli",
     "MiniQQP": "mini_qqp",
@@ -56,12 +61,14 @@ def verdict(
     if n < 2:
         return UNTESTED
     if above is not None:
-        holds = low > above
+        holds, is_refuted = low > above, high < above
     elif below is not None:
-        holds = high < below
+        holds, is_refuted = high < below, low > below
     else:
-        holds = high <= at_most
-    return SUPPORTED if holds else NOT
+        holds, is_refuted = high <= at_most, low > at_most
+    if holds:
+        return SUPPORTED
+    return REFUTED if is_refuted else UNDECIDED
 
 
 def judge(
@@ -70,7 +77,7 @@ def judge(
     """(evidence, claims). evidence: a row a question, with mean, low, high, n, minutes, verdict,
     missing. claims: a row a claim.
 
-    thresholds: `severe`, `fails`. A question whose record is missing is named in its row, and the
+    thresholds: `severe`, `fails`, `margin`. A question whose record is missing is named in its row, and the
     others are judged; `_judge_one` says how a claim is judged.
     """
     ask = Ask(stored or Stored("laptop"), THRESHOLDS | thresholds)
@@ -80,16 +87,16 @@ def judge(
         about = {name: claim[name] for name in ("id", "short", "claim")}
         verdicts.append(about | _judge_one(found) | _rest(claim, found))
         rows += [about | row for row in found]
-    evidence = pd.DataFrame(rows).drop(columns="seconds", errors="ignore")
+    evidence = pd.DataFrame(rows).drop(columns=["seconds", "p"], errors="ignore")
     return evidence, pd.DataFrame(verdicts)
 
 
 def _judge_one(found: list[dict]) -> dict:
     """One claim's verdict from its rows, which learn whether they `decide`.
 
-    A claim is supported if all its deciding evidence is: that from real rows where there is some,
-    else from synthetic ones. Evidence that should be there and is lost leaves the claim untested,
-    unless what is left refutes it: losing a record must not make a claim true.
+    The deciding evidence is that from real rows where there is some, else from synthetic ones.
+    Evidence that should be there and is lost leaves the claim untested, unless what is left refutes
+    it: losing a record must not make a claim true.
     """
     counted = []
     for row in found:
@@ -101,11 +108,20 @@ def _judge_one(found: list[dict]) -> dict:
         row["decides"] = row in counted and not row["missing"]
     deciding = [row for row in found if row["decides"]]
     yes = sum(row["verdict"] == SUPPORTED for row in deciding)
-    if yes < len(deciding):
-        told = NOT
-    else:
-        told = SUPPORTED if counted and yes == len(counted) else UNTESTED
-    return {"verdict": told, "for it": f"{yes} of {len(counted)}" if deciding else "–"}
+    for_it = f"{yes} of {len(counted)}" if deciding else "–"
+    return {"verdict": _together(deciding, len(counted)), "for it": for_it}
+
+
+def _together(deciding: list[dict], wanted: int) -> str:
+    """What the deciding rows say of their claim. wanted: with those whose records are lost."""
+    stands = statistics.holm([row["p"] for row in deciding])
+    if any(row["verdict"] == REFUTED and stood for row, stood in zip(deciding, stands)):
+        return REFUTED
+    if len(deciding) < wanted or not deciding:
+        return UNTESTED
+    if all(row["verdict"] == SUPPORTED for row in deciding):
+        return SUPPORTED
+    return UNDECIDED
 
 
 def _rest(claim: dict, found: list[dict]) -> dict:
@@ -162,13 +178,18 @@ def _bill(runs: pd.DataFrame) -> dict[tuple, float]:
 
 
 def _answer(evidence: Evidence, limits: dict) -> dict:
-    """mean, low, high, n and the verdict of one question by itself."""
+    """mean, low, high, n and the verdict of one question by itself.
+
+    `p`: of the question's side, for the correction; 0 where no seed is asked. `detectable`: the
+    distance from the limit that these seeds would mostly have shown.
+    """
     values = evidence.values
     mean, low, high, n = np.nan, np.nan, np.nan, len(values)
+    p, seen_from = 0.0, np.nan
     if not values:
         answer = UNTESTED
     elif evidence.holds is not None:
-        answer = SUPPORTED if evidence.holds else NOT
+        answer = SUPPORTED if evidence.holds else REFUTED
     elif evidence.tolerance:
         mean, n = values[0], 0
         low, high = mean * (1 - evidence.tolerance), mean * (1 + evidence.tolerance)
@@ -176,52 +197,60 @@ def _answer(evidence: Evidence, limits: dict) -> dict:
     else:
         mean, low, high, n, _ = results.interval(values)
         answer = verdict(low, high, n, **limits)
-    return {"mean": mean, "low": low, "high": high, "n": n, "verdict": answer}
+        p = statistics.p_value(values, next(iter(limits.values())))
+        seen_from = statistics.detectable(values)
+    about = {"mean": mean, "low": low, "high": high, "n": n}
+    return about | {"verdict": answer, "p": p, "detectable": seen_from}
 
 
-def forest(evidence: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
-    """Both tables of `judge` as the one that `figures.claims` draws: a row a question, and one for
-    a claim without any.
+def decisive(evidence: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
+    """Both tables of `judge` as the one that `figures.claims` draws: a row a claim.
+
+    Beside a claim stands the one question that its verdict hangs on: of a supported claim the
+    narrowest one, of a refuted one the clearest refutation, of an undecided one the question that
+    came nearest to an answer.
     """
-    questions = evidence.drop(columns=["short", "claim"])
-    both = claims.merge(questions, on="id", how="left", suffixes=("_of_claim", ""))
-    return both[[*OF_CLAIM, *OF_EVIDENCE]]
-
-
-def told(evidence: dict) -> str:
-    """A row of evidence as a line; `*` marks what decides."""
-    count = "estimate ± 15 %" if evidence["given"] else f"n = {evidence['n']}"
-    known = evidence["unit"]
-    if not np.isnan(evidence["mean"]):
-        bounds = f"[{evidence['low']:+.2f}, {evidence['high']:+.2f}]"
-        known = f"{evidence['mean']:+8.2f} {bounds} {known}, {count}"
-    mark = "*" if evidence["decides"] else " "
-    about = f"{evidence['corpus']:14.14s} {evidence['what']:30.30s}"
-    return f"{mark} {about} {evidence['missing'] or known}"
-
-
-def bill() -> pd.DataFrame:
-    """What the course's own records and the teachers that ship took: one row a file.
-
-    It loads torch, for `teachers` does.
-    """
-    from . import teachers
-
     rows = []
-    for path in sorted((DATA / "results").glob("*/*.json")):
-        notebook, profile = path.parent.name, path.stem
-        kept = Stored(profile).records(notebook)
-        # A run that went on later counts its last part alone; its stages know better.
-        stages = [sum(record.get("stage_seconds", {}).values()) for record in kept]
-        took = [max(r.get("seconds") or 0, seconds) for r, seconds in zip(kept, stages)]
-        row = {"notebook": notebook, "records": profile, "runs": len(kept)}
-        row |= {"seeds": len({record["seed"] for record in kept})}
-        row |= {"minutes": round(sum(took) / 60, 1)}
-        rows.append(row | {"most GB": max(record.get("peak_gb", 0) for record in kept)})
-    for name, place in TEACHERS.items():
-        row = {"notebook": "teacher", "records": name, "runs": 1, "seeds": 1}
-        rows.append(row | {"minutes": teachers.about(f"data/teachers/{place}")["minutes"]})
-    return pd.DataFrame(rows)
+    for claim in claims.to_dict("records"):
+        asked = evidence[(evidence["id"] == claim["id"]) & evidence["decides"]]
+        asked = asked[asked["verdict"] == claim["verdict"]]
+        row = {"short": claim["short"], "verdict": claim["verdict"], "rows": claim["rows"]}
+        if len(asked):
+            row |= _hangs_on(asked, claim["verdict"])
+        rows.append(row)
+    columns = ["short", "corpus", "what", "number", "rows", "verdict"]
+    return pd.DataFrame(rows).reindex(columns=columns).fillna("")
+
+
+def _hangs_on(asked: pd.DataFrame, verdict: str) -> dict:
+    """Of a claim's deciding questions with its verdict, the one to tell, in words."""
+    ends = [asked["sign"] * (asked[end] - asked["limit"]) for end in ("low", "high")]
+    # how far the whole interval lies on the claim's side, and on the other side
+    for_it = np.minimum(*ends)
+    against_it = -np.maximum(*ends)
+    if verdict == SUPPORTED:
+        nearness = -for_it
+    elif verdict == REFUTED:
+        nearness = against_it
+    else:
+        nearness = np.maximum(for_it, against_it)
+    nearness = nearness.dropna()
+    row = asked.loc[nearness.idxmax() if len(nearness) else asked.index[0]]
+    about = {"corpus": row["corpus"], "what": row["what"], "number": told(row)}
+    if row["given"]:
+        about["rows"] = "estimate" if np.isfinite(row["mean"]) else "definition"
+    return about
+
+
+def told(row) -> str:
+    """One question's number as a person would say it: mean, interval, unit, and what was needed."""
+    if not np.isfinite(row["mean"]):
+        return str(row["unit"])
+    interval = f"[{row['low']:.1f}, {row['high']:.1f}]".replace("-", "−")
+    needed = ""
+    if row["limit"]:
+        needed = f"; {'>' if row['sign'] > 0 else '<'} {row['limit']:g}"
+    return f"{row['mean']:+.1f} ".replace("-", "−") + f"{interval} {row['unit']}{needed}"
 
 
 def refuse_lost(evidence: pd.DataFrame) -> None:
@@ -258,3 +287,59 @@ def yours(root: Path | None = None) -> pd.DataFrame:
         return pd.DataFrame()
     columns = ["run", "metric", "your run", "reference", "inside"]
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+# -- what a notebook prints ----------------------------------------------------------------------
+
+
+def lines(evidence: pd.DataFrame) -> list[str]:
+    """Every question of every claim in words; `*` marks what decides, what is missing is named."""
+    written = []
+    for short, part in evidence.groupby("short", sort=False):
+        written.append(short)
+        for row in part.to_dict("records"):
+            mark = "*" if row["decides"] else " "
+            answer = row["missing"] or _answered(row)
+            written.append(f"  {mark} {row['corpus']:15.15s} {row['what']:30.30s} {answer}")
+    return written
+
+
+def _answered(row: dict) -> str:
+    if not np.isfinite(row["low"]):
+        return told(row) if row["given"] else f"{row['mean']:+.2f} {row['unit']}, one seed"
+    if row["given"]:
+        return f"{told(row)} (± 15 %)"
+    answer = f"{told(row)}, n = {row['n']}: {row['verdict']}"
+    if row["verdict"] == UNDECIDED:
+        answer += f", would have shown {row['detectable']:.1f}"
+    return answer
+
+
+def bill() -> pd.DataFrame:
+    """What all stored records cost, by the clock on one core, and their teachers: a row a file."""
+    from . import teachers  # it needs torch, and only the bill needs it
+
+    rows = []
+    for path in sorted((DATA / "results").glob("*/*.json")):
+        kept = Stored(path.stem).records(path.parent.name)
+        rows.append(
+            {
+                "notebook": path.parent.name,
+                "records": path.stem,
+                "runs": len(kept),
+                "seeds": len({run["seed"] for run in kept}),
+                "minutes": round(sum(map(_seconds, kept)) / 60, 1),
+                "most GB": max(run.get("peak_gb", 0) for run in kept),
+            }
+        )
+    for name, place in TEACHERS.items():
+        minutes = teachers.about(f"data/teachers/{place}")["minutes"]
+        rows.append(
+            {"notebook": "teacher", "records": name, "runs": 1, "seeds": 1, "minutes": minutes}
+        )
+    return pd.DataFrame(rows)
+
+
+def _seconds(run: dict) -> float:
+    """A run that went on later counts only its last part in `seconds`: its stages know the rest."""
+    return max(run.get("seconds") or 0, sum(run.get("stage_seconds", {}).values()))

@@ -15,13 +15,10 @@ from .drawing import (
     beside,
     color,
     figure,
-    ink,
     level,
     look,
     name_rows,
-    only_ticks,
     panels,
-    paper,
     row_of_axes,
     seed_row,
     upright,
@@ -213,9 +210,7 @@ def cover_or_seek(table):
 
 
 def _claims(stored):
-    """Each query of each claim with its interval and verdict, and the claim's; what is missing is
-    said.
-    """
+    """Each claim with the number that its verdict hangs on; what is missing is said."""
     evidence, verdicts = findings.judge(stored=stored)
     if not evidence["mean"].notna().any():
         raise Missing("no record that could decide a claim is stored")
@@ -223,76 +218,66 @@ def _claims(stored):
     for row in lost.to_dict("records"):
         told = f"{row['short']}, {row['what']} ({row['corpus']}): {row['missing']}"
         stored.incomplete.append(told)
-    return findings.forest(evidence, verdicts)
+    return findings.decisive(evidence, verdicts)
 
 
-def _claim_mark(row: dict) -> str:
-    """A diamond for an estimate, a circle for real rows, a square for synthetic ones."""
-    if row["given"]:
-        return "D"
-    return "o" if row["real"] else "s"
+# How a verdict looks: a mark that needs no colour, and its colour's number (None: grey).
+VERDICT_LOOKS = {
+    findings.SUPPORTED: ("✓", 2),
+    findings.REFUTED: ("✗", 1),
+    findings.UNDECIDED: ("?", 0),
+    findings.UNTESTED: ("–", None),
+}
+# Where the table's columns begin, as shares of its width, and their heads.
+CLAIM_COLUMNS = {"claim": 0.035, "number [95 %]; needed": 0.362, "rows": 0.675, "verdict": 0.87}
 
 
-def _claim_row(ax, y: int, part, colors: dict) -> None:
-    """One claim: its intervals, a little apart, and its verdict at the right."""
-    drawn = part[part["mean"].notna() & np.isfinite(part["low"])]
-    shifts = np.linspace(-0.28, 0.28, len(drawn)) if len(drawn) > 1 else [0]
-    for row, shift in zip(drawn.to_dict("records"), shifts):
-        mean, low, high = (row["sign"] * (row[k] - row["limit"]) for k in ("mean", "low", "high"))
-        shade, decides, place = colors[row["verdict"]], row["decides"], y + shift
-        alpha = 1 if decides else 0.5
-        ax.plot([low, high], [place] * 2, color=shade, linewidth=1.6, alpha=alpha)
-        face = shade if decides else paper()
-        ax.plot(mean, place, _claim_mark(row), color=shade, markersize=5, markerfacecolor=face)
-    verdict, votes = part["verdict_of_claim"].iloc[0], part["for it"].iloc[0]
-    looks = dict(fontsize=9.5, weight="bold" if verdict == findings.SUPPORTED else "normal")
-    if verdict == findings.UNTESTED:
-        beside(ax, y, verdict, 1.01, color=ink(), **looks)
-    else:
-        beside(ax, y, f"{verdict} ({votes})", 1.01, color=colors[verdict], **looks)
+def _claims_title(table) -> str:
+    """The message: how many claims the records support."""
+    count = table["verdict"].value_counts()
+    parts = [f"{count[word]} {word}" for word in findings.VERDICTS if word in count]
+    return f"Of {len(table)} claims: {', '.join(parts)}"
 
 
 @figure(
     "10_findings",
     "The lecture's claims beside the records",
     "",
-    alt="""The lecture's claims, a row each, with the evidence on a symmetric logarithmic axis: how
-    far the mean lies beyond what the claim needs, with its 95 per cent interval over seeds (an
-    estimate's: its tolerance). Filled marks decide, hollow ones are shown beside: circles are real
-    rows, squares synthetic, diamonds an estimate. A claim is supported where all filled intervals
-    lie right of the line; the verdict stands at the right. Units differ between rows.""",
+    alt="""The lecture's claims as a table. Each row has the verdict (a tick: supported, a cross:
+    refuted, a question mark: undecided, a dash: not tested here), the claim, the corpus whose rows
+    decide it with the word real or synthetic (or estimate, or definition), and the number on which
+    the verdict hangs: mean, 95 per cent interval over seeds, and what the claim needs.""",
     data=_claims,
 )
 def claims(table):
-    """columns: short, verdict_of_claim, for it, real, given, shown, decides, mean, low, high,
-    limit, sign (1: above the limit)
-    """
-    order = list(table["short"].unique())
-    colors = {
-        findings.SUPPORTED: color(0),
-        findings.NOT: color(1),
-        findings.UNTESTED: "gray",
-    }
-    fig, ax = plt.subplots(figsize=(7.6, 0.27 * len(order) + 0.7))
-    for y, short in enumerate(order):
-        _claim_row(ax, y, table[table["short"] == short], colors)
-    upright(ax, 0, "-")
-    ax.set_xscale("symlog", linthresh=1)
-    only_ticks(ax.xaxis, [-10, -1, 0, 1, 10, 100], ["−10", "−1", "0", "1", "10", "100"])
-    ax.set_yticks(range(len(order)), order)
-    ax.set_ylim(len(order) - 0.4, -0.6)
-    ax.set_xlabel("beyond what the claim needs (points, BLEU, %, GB, nats/100)")
-    for mark, told in (("o", "real"), ("s", "synthetic"), ("D", "estimate"), ("o", "beside")):
-        face = paper() if told == "beside" else ink()
-        ax.plot(
-            [],
-            [],
-            mark,
-            color=ink(),
-            markerfacecolor=face,
-            markersize=5,
-            linestyle="none",
-            label=told,
-        )
-    fig.legend(loc="outside upper center", ncols=4, handletextpad=0.1, columnspacing=1)
+    """columns: short, corpus, what, number, rows, verdict"""
+    fig, ax = plt.subplots(figsize=(9.4, 0.29 * len(table) + 0.8))
+    ax.set_axis_off()
+    ax.set(xlim=(0, 1), ylim=(len(table) - 0.4, -2.4))
+    ax.text(0, -1.9, _claims_title(table), va="center", weight="bold", fontsize=12)
+    for head, place in CLAIM_COLUMNS.items():
+        ax.text(place, -0.9, head, va="center", fontsize=9.5, style="italic")
+    for y, row in enumerate(table.to_dict("records")):
+        _claim_row(ax, y, row)
+    for text in ax.texts:
+        # the axes fill the figure, and make no room for texts that begin in them
+        text.set_in_layout(False)
     return fig
+
+
+def _claim_row(ax, y: int, row: dict) -> None:
+    """One claim: a mark, its sentence, the number, whose rows, and the verdict in words."""
+    mark, shade = VERDICT_LOOKS[row["verdict"]]
+    face = "gray" if shade is None else color(shade)
+    whose = row["rows"] if row["corpus"] else ""
+    if row["rows"] in ("real", "synthetic"):
+        whose = f"{row['corpus']}, {row['rows']}"
+    looks = {"va": "center", "fontsize": 8.6}
+    ax.axhline(y - 0.5, color="gray", linewidth=0.4)
+    # DejaVu Sans has the marks; other fonts may not
+    ax.text(0.005, y, mark, color=face, weight="bold", family="DejaVu Sans", **looks)
+    texts = [row["short"], row["number"], whose]
+    for text, place in zip(texts, CLAIM_COLUMNS.values()):
+        ax.text(place, y, text, **looks)
+    verdict = row["verdict"].removesuffix(" here")
+    ax.text(CLAIM_COLUMNS["verdict"], y, verdict, color=face, weight="bold", **looks)

@@ -8,10 +8,10 @@ from .common import call, compare, number, question, variants
 
 
 @question("10.1")
-def three_words(function):
-    """One of three words about a claim, from one difference a seed and what must be exceeded.
+def four_words(function):
+    """One of four words about a claim, from one difference a seed and what must be exceeded.
 
-    The words are "supported", "not supported" and "not tested here".
+    The words are "supported", "refuted", "undecided" and "not tested here".
     """
     agreeing = [1.0, 1.2, 0.9]
     cases = {
@@ -23,27 +23,37 @@ def three_words(function):
         "two seeds": ([1.0, 1.4], 0.0),
     }
 
-    def low(found):
-        return found.low
+    def whole(found):
+        return found.low, found.high
 
-    def mean(found):
-        return found.mean
+    def mean_alone(found):
+        return found.mean, found.mean
 
-    def distance_from_0(found):
-        return max(found.low, -found.high)
+    def any_direction(found):
+        return max(found.low, -found.high), found.high
 
-    def verdicts(bound=low, least=2, threshold=1.0):
+    def verdicts(ends=whole, least=2, threshold=1.0, otherwise="undecided", opposite="refuted"):
         """The words for all cases; `threshold` is a factor of the claim's own."""
         words = []
         for values, above in cases.values():
-            exceeded = bound(interval(values)) > threshold * above
-            word = "supported" if exceeded else "not supported"
+            low, high = ends(interval(values))
+            word = otherwise
+            if low > threshold * above:
+                word = "supported"
+            elif high < threshold * above:
+                word = opposite
             words.append(word if len(values) >= least else "not tested here")
         return words
 
     changes = {
-        "the mean alone decides: the spread over seeds is ignored": {"bound": mean},
-        "the interval must only exclude 0, in whatever direction": {"bound": distance_from_0},
+        "the mean alone decides: the spread over seeds is ignored": {"ends": mean_alone},
+        "the interval must only exclude 0, in whatever direction": {"ends": any_direction},
+        "an interval that holds the limit is called refuted: these runs cannot tell": {
+            "otherwise": "refuted"
+        },
+        "an interval on the other side is called undecided: there the runs do tell": {
+            "opposite": "undecided"
+        },
         "two seeds count as none: an interval from two is wide, but it is one": {"least": 3},
         "one seed counts as a test": {"least": 1},
         "the claim's own threshold is forgotten: 0 is not always what must be exceeded": {
