@@ -59,15 +59,11 @@ def test_outputs_are_those_of_one_clean_run(path):
     assert json.loads(path.read_text("utf8"))["metadata"]["kernelspec"]["name"] == "python3"
 
 
-LAID_OUT = "012345"  # the numbers of the notebooks whose lines fit 100 columns; in the end, all
-
-
 @pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=ids)
 def test_code_is_fit_to_be_read(path):
     code = cells(path)
-    if path.stem[0] == "0" and path.stem[1] in LAID_OUT:
-        lines = [line for c in code for line in c["source"].splitlines()]
-        assert not [line for line in lines if len(line) > 100], "a line of more than 100 columns"
+    lines = [line for c in code for line in c["source"].splitlines()]
+    assert not [line for line in lines if len(line) > 100], "a line of more than 100 columns"
     assert sum("parameters" in tags(c) for c in code) == 1
     lengths = sorted(len(c["source"].splitlines()) for c in code)
     assert lengths[-1] <= 25, "a code cell of more than 25 lines"

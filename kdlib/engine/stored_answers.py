@@ -50,32 +50,9 @@ def pack(
     the teacher's own words and stand nowhere else.
     ValueError for more words than the cache keeps, and for ids that two bytes do not hold.
     """
-    known = cache.manifest["key"]
-    if not 0 < topk <= known["topk"]:
-        raise ValueError(f"the cache keeps {known['topk']} words a token, {topk} are wanted")
-    if cache.manifest["vocabulary"] > WIDE:
-        raise ValueError(
-            f"two bytes hold {WIDE:,} ids, the vocabulary has {cache.manifest['vocabulary']:,}"
-        )
-    if len(pairs) != len(cache):
-        raise ValueError(f"{len(pairs):,} keys of pairs for {len(cache):,} answered rows")
-    temperatures = known["temperatures"]
-    places = np.arange(len(cache))
-    answers = [cache.topk(places, temperature) for temperature in temperatures]
-    logprobs = answers[0].logprobs
-    rests = [
-        _with_dropped(answer.rest, logprobs[:, topk:], temperature)
-        for answer, temperature in zip(answers, temperatures)
-    ]
-    tensors = {
-        "keys": cache.keys,
-        "pairs": np.array(pairs, np.uint64),
-        "tokens": np.array([len(cache.topk([place], temperatures[0]).ids) for place in places]),
-        "ids": answers[0].ids[:, :topk].numpy().astype(np.uint16),
-        "codes": encode(logprobs[:, :topk].numpy()),
-        "rest": torch.stack(rests, 1).numpy().astype(np.float16),
-    }
-    tensors["tokens"] = tensors["tokens"].astype(np.uint16)
+    _check(cache, pairs, topk)
+    tensors = _answers(cache, topk)
+    tensors |= {"keys": cache.keys, "pairs": np.array(pairs, np.uint64)}
     if targets is not None:
         tensors["targets"] = np.concatenate([np.array(ids, np.uint16) for ids in targets])
         if len(tensors["targets"]) != len(tensors["ids"]):
@@ -83,13 +60,45 @@ def pack(
     stated = {
         "format": FORMAT,
         "topk": topk,
-        "temperatures": temperatures,
+        "temperatures": cache.manifest["key"]["temperatures"],
         "vocabulary": cache.manifest["vocabulary"],
         **about,
     }
     content = save(tensors, {"about": json.dumps(stated)})
     Path(out).write_bytes(content)
     return len(content)
+
+
+def _check(cache, pairs: list[int], topk: int) -> None:
+    kept = cache.manifest["key"]["topk"]
+    if not 0 < topk <= kept:
+        raise ValueError(f"the cache keeps {kept} words a token, {topk} are wanted")
+    if cache.manifest["vocabulary"] > WIDE:
+        raise ValueError(
+            f"two bytes hold {WIDE:,} ids, the vocabulary has {cache.manifest['vocabulary']:,}"
+        )
+    if len(pairs) != len(cache):
+        raise ValueError(f"{len(pairs):,} keys of pairs for {len(cache):,} answered rows")
+
+
+def _answers(cache, topk: int) -> dict[str, np.ndarray]:
+    """ids and codes (tokens, topk), rest (tokens, temperatures), tokens of each row (rows,)."""
+    temperatures = cache.manifest["key"]["temperatures"]
+    places = np.arange(len(cache))
+    answers = [cache.topk(places, temperature) for temperature in temperatures]
+    # the same at every temperature: only the rest differs
+    ids, logprobs = answers[0].ids, answers[0].logprobs
+    rests = [
+        _with_dropped(answer.rest, logprobs[:, topk:], temperature)
+        for answer, temperature in zip(answers, temperatures)
+    ]
+    tokens = [len(cache.topk([place], temperatures[0]).ids) for place in places]
+    return {
+        "ids": ids[:, :topk].numpy().astype(np.uint16),
+        "codes": encode(logprobs[:, :topk].numpy()),
+        "rest": torch.stack(rests, 1).numpy().astype(np.float16),
+        "tokens": np.array(tokens, np.uint16),
+    }
 
 
 def _with_dropped(rest: torch.Tensor, dropped: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -6,6 +6,42 @@ import pandas as pd
 from ..statistics import interval
 from .common import call, compare, number, question, variants
 
+# One difference a seed, and what the claim says must be exceeded.
+CASES = {
+    "three seeds that agree": ([1.0, 1.2, 0.9], 0.0),
+    "three seeds that do not": ([2.0, -0.5, 1.5], 0.0),
+    "one seed": ([3.0], 0.0),
+    "a loss": ([-1.0, -1.1, -0.9], 0.0),
+    "a gain smaller than the claim's": ([1.0, 1.2, 0.9], 5.0),
+    "two seeds": ([1.0, 1.4], 0.0),
+}
+
+
+def _whole(found):
+    return found.low, found.high
+
+
+def _mean_alone(found):
+    return found.mean, found.mean
+
+
+def _any_direction(found):
+    return max(found.low, -found.high), found.high
+
+
+def _words(ends=_whole, least=2, threshold=1.0, otherwise="undecided", opposite="refuted"):
+    """The words for all cases; `threshold` is a factor of the claim's own."""
+    words = []
+    for values, above in CASES.values():
+        low, high = ends(interval(values))
+        word = otherwise
+        if low > threshold * above:
+            word = "supported"
+        elif high < threshold * above:
+            word = opposite
+        words.append(word if len(values) >= least else "not tested here")
+    return words
+
 
 @question("10.1")
 def four_words(function):
@@ -13,41 +49,9 @@ def four_words(function):
 
     The words are "supported", "refuted", "undecided" and "not tested here".
     """
-    agreeing = [1.0, 1.2, 0.9]
-    cases = {
-        "three seeds that agree": (agreeing, 0.0),
-        "three seeds that do not": ([2.0, -0.5, 1.5], 0.0),
-        "one seed": ([3.0], 0.0),
-        "a loss": ([-1.0, -1.1, -0.9], 0.0),
-        "a gain smaller than the claim's": (agreeing, 5.0),
-        "two seeds": ([1.0, 1.4], 0.0),
-    }
-
-    def whole(found):
-        return found.low, found.high
-
-    def mean_alone(found):
-        return found.mean, found.mean
-
-    def any_direction(found):
-        return max(found.low, -found.high), found.high
-
-    def verdicts(ends=whole, least=2, threshold=1.0, otherwise="undecided", opposite="refuted"):
-        """The words for all cases; `threshold` is a factor of the claim's own."""
-        words = []
-        for values, above in cases.values():
-            low, high = ends(interval(values))
-            word = otherwise
-            if low > threshold * above:
-                word = "supported"
-            elif high < threshold * above:
-                word = opposite
-            words.append(word if len(values) >= least else "not tested here")
-        return words
-
     changes = {
-        "the mean alone decides: the spread over seeds is ignored": {"ends": mean_alone},
-        "the interval must only exclude 0, in whatever direction": {"ends": any_direction},
+        "the mean alone decides: the spread over seeds is ignored": {"ends": _mean_alone},
+        "the interval must only exclude 0, in whatever direction": {"ends": _any_direction},
         "an interval that holds the limit is called refuted: these runs cannot tell": {
             "otherwise": "refuted"
         },
@@ -60,12 +64,12 @@ def four_words(function):
             "threshold": 0
         },
     }
-    given = [call(function, list(values), above) for values, above in cases.values()]
-    right = verdicts()
-    for (name, case), word, asked in zip(cases.items(), given, right):
+    given = [call(function, list(values), above) for values, above in CASES.values()]
+    right = _words()
+    for (name, case), word, asked in zip(CASES.items(), given, right):
         if word != asked:
             otherwise = f"For {name} {case} expected {asked!r}, got {word!r}."
-            return compare(given, right, variants(verdicts, changes), otherwise)
+            return compare(given, right, variants(_words, changes), otherwise)
 
 
 @question("10.2")
