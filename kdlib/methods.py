@@ -6,6 +6,9 @@ teacher's answers, so that a table with all of them says *which part* of those a
     "ce"               alpha = 0: the hard labels alone
     "label_smoothing"  a teacher whose classes are all equal, with alpha = smoothing and T = 1:
                        label smoothing, up to a constant
+    "hard"             the teacher's top class alone, as a label, with T = 1: what its guesses teach
+    "equalised"        the top class keeps its probability, the rest is spread evenly over the
+                       others: how sure the teacher is, row by row, and nothing else
     "shuffled"         the top class keeps its probability, the other classes trade places
                        at random
     "shuffled_doubt"   each row gets the whole answer of another row with the same top class
@@ -23,11 +26,13 @@ from .paths import did_you_mean
 LABELS = {
     "ce": "CE only",
     "label_smoothing": "CE, label smoothing",
+    "hard": "KD, top class only",
+    "equalised": "KD, wrong classes equal",
     "shuffled": "KD, wrong classes shuffled",
     "shuffled_doubt": "KD, doubts shuffled",
     "kd": "KD",
 }
-FOR_ROWS = ("kd", "ce", "label_smoothing", "shuffled", "shuffled_doubt")
+FOR_ROWS = ("kd", "ce", "label_smoothing", "hard", "equalised", "shuffled", "shuffled_doubt")
 # a token has no row whose doubt it could trade
 FOR_TOKENS = ("kd", "ce", "label_smoothing", "shuffled")
 
@@ -51,7 +56,8 @@ def for_rows(
 ) -> tuple[np.ndarray, float, float]:
     """(teacher logits, alpha, T) that turn the same trainer into KD or into one of its controls.
 
-    logits: (rows, classes), left untouched. "shuffled" is as soft as the teacher, without what it
+    logits: (rows, classes), left untouched. "hard" and "equalised" take away what the teacher says
+    about wrong classes, and "hard" also how sure it is. "shuffled" is as soft as the teacher, without what it
     knows about wrong classes (with two classes there is one other, and nothing to trade).
     "shuffled_doubt" is without what it knows about which rows are doubtful.
     """
@@ -66,6 +72,10 @@ def for_rows(
         return np.zeros_like(logits), smoothing, 1.0
     if method == "kd":
         return logits, alpha, temperature
+    if method == "hard":
+        return _top_class_alone(logits), alpha, 1.0
+    if method == "equalised":
+        return _equalised(logits, temperature), alpha, temperature
     random = np.random.default_rng(seed)
     if method == "shuffled":
         # (rows, classes): class numbers, the likeliest first
@@ -86,6 +96,29 @@ def for_rows(
     else:
         raise NotImplementedError(f"{method} stands in FOR_ROWS and has no branch here")
     return logits, alpha, temperature
+
+
+def _top_class_alone(logits: np.ndarray) -> np.ndarray:
+    """Logits whose softmax is 1 at the likeliest class: exp(-1e4) is 0 in any precision."""
+    certain = np.full_like(logits, -1e4)
+    certain[np.arange(len(logits)), logits.argmax(1)] = 0.0
+    return certain
+
+
+def _equalised(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Logits whose softmax *at this temperature* has equal wrong classes.
+
+    The top class has the probability that it has in the teacher's softened answer.
+    """
+    rows = np.arange(len(logits))
+    top_class = logits.argmax(1)
+    softened = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
+    softened /= softened.sum(1, keepdims=True)
+    top = softened[rows, top_class][:, None]
+    equal = np.repeat((1 - top) / (logits.shape[1] - 1), logits.shape[1], axis=1)
+    equal[rows, top_class] = top[:, 0]
+    # softmax(T · log p / T) is p again; the floor keeps a certain teacher's logits finite
+    return (temperature * np.log(np.maximum(equal, 1e-30))).astype(np.float32)
 
 
 def for_tokens(

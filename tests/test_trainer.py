@@ -624,8 +624,40 @@ def test_controls(tokenizer):
     assert np.array_equal(methods.for_rows("shuffled", logits, **given)[0], mixed)
     assert not np.array_equal(methods.for_rows("shuffled", logits, seed=1, **given)[0], mixed)
     assert np.array_equal(logits, before)
-    with pytest.raises(ValueError, match="kd, ce, label_smoothing, shuffled"):
+    with pytest.raises(ValueError, match="kd, ce, label_smoothing, hard, equalised, shuffled"):
         methods.for_rows("magic", logits, **given)
+
+
+def softened(logits, temperature):
+    return torch.softmax(torch.tensor(logits) / temperature, -1).numpy()
+
+
+def test_the_top_class_alone_is_a_label():
+    logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    hard, alpha, temperature = methods.for_rows("hard", logits, alpha=0.9, temperature=3.0)
+    assert (alpha, temperature) == (0.9, 1.0)
+    assert np.array_equal(softened(hard, 1.0), np.eye(4)[logits.argmax(1)])
+    # as the soft loss hears it: cross-entropy on the teacher's guesses
+    student = torch.randn(50, 4)
+    loss = distillation_loss(
+        student, torch.tensor(hard), torch.zeros(50, dtype=torch.long), temperature=1.0, alpha=1.0
+    )
+    guesses = torch.tensor(logits.argmax(1))
+    torch.testing.assert_close(loss.kd, torch.nn.functional.cross_entropy(student, guesses))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_equal_wrong_classes_keep_the_teachers_confidence(temperature):
+    logits = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32) * 3
+    equal, alpha, T = methods.for_rows("equalised", logits, alpha=0.9, temperature=temperature)
+    assert (alpha, T) == (0.9, temperature)
+    ours, theirs = softened(equal, temperature), softened(logits, temperature)
+    top = logits.argmax(1)
+    rows = np.arange(50)
+    np.testing.assert_allclose(ours[rows, top], theirs[rows, top], rtol=1e-5)
+    others = ours[np.arange(4)[None] != top[:, None]].reshape(50, 3)
+    np.testing.assert_allclose(others, np.repeat(others[:, :1], 3, 1), rtol=1e-5)
+    np.testing.assert_allclose(ours.sum(1), 1, rtol=1e-5)
 
 
 def test_loss_curves(tmp_path, tokenizer, encoded, teacher, student):
