@@ -208,6 +208,8 @@ def test(slow) -> int:
         str(at_once),
         "--dist",
         "loadfile",
+        # the suite has a budget: who spends it?
+        "--durations=20",
     ]
     return subprocess.run(command, cwd=ROOT).returncode
 
