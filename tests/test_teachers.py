@@ -187,7 +187,8 @@ def test_a_pretrained_translator_ships_as_answers(tmp_path, monkeypatch):
     tokenizer = chatml_tokenizer()
     tokenizer.save_pretrained(body)
     tiny.llama(len(tokenizer), max_length=512).save_pretrained(body)
-    made = dict(source=str(tmp_path / "rows"), body=str(body), rows=16, evaluated=4, max_length=400)
+    made = {"source": str(tmp_path / "rows"), "body": str(body), "rows": 16, "steps": 1}
+    made |= {"evaluated": 4, "max_length": 400}
     monkeypatch.setitem(
         translators.TRANSLATORS, "smollm2", translators.TRANSLATORS["smollm2"] | made
     )

@@ -26,6 +26,7 @@ def arguments(scratch: Path, settings: dict) -> DistillationArguments:
         alpha=0.0,
         learning_rate=settings["learning_rate"],
         num_train_epochs=settings["epochs"],
+        max_steps=settings.get("steps", -1),
         warmup_ratio=0.06,
         per_device_train_batch_size=settings["batch_size"],
         per_device_eval_batch_size=min(64, 2 * settings["batch_size"]),
@@ -45,7 +46,7 @@ def about(trainer: DistillationTrainer, start: float) -> dict:
         if "eval_accuracy" in entry:
             history.append({k: round(v, 4) for k, v in entry.items() if k in HISTORY})
     # what is evaluated after the last epoch is the test's
-    history = history[: int(trainer.args.num_train_epochs)]
+    history = history[: max(1, int(trainer.args.num_train_epochs))]
     return {
         "accuracy": history[-1]["eval_accuracy"],
         "minutes": round((time.perf_counter() - start) / 60, 1),

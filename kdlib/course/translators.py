@@ -24,7 +24,8 @@ from . import recipes
 from .run import set_seed
 
 # The Llamas. body: the pretrained one to begin with, "" for one from scratch. rows and evaluated: 0
-# takes all; tokenizer: "" is the body's, or one trained on the rows; system: the chat's first turn.
+# takes all; tokenizer: "" is the body's, or one trained on the rows; system: the chat's first turn;
+# steps: where the epochs end early.
 TRANSLATORS = {
     "miniparl": {
         "source": "data/miniparl",
@@ -72,6 +73,7 @@ TRANSLATORS = {
         "system": "",
         "tokenizer": "",
         "rows": 20000,
+        "steps": 1000,  # 16,000 of these pairs
         "evaluated": 500,
         "max_words": 20,
         "epochs": 1,
