@@ -352,6 +352,15 @@ def test_labels_alone_stand_at_alpha_0_and_half_a_grid_is_left_out():
     assert table.loc[1].tolist() == pytest.approx([1.92, 1.525, 2.025])
 
 
+def test_a_record_older_than_a_setting_counts_as_one_with_its_default():
+    notebook = {"notebook": "07_eurollama_distil", "profile": "laptop", "seed": 0}
+    old = notebook | {"settings": {"method": "kd"}, "results": {"bleu": 70.0}}
+    new = notebook | {"settings": {"method": "kd", "system": "lecture"}, "results": {"bleu": 70.5}}
+    other = new | {"settings": {"method": "kd", "system": "empty"}}
+    assert results.compare(new, ["bleu"], [old, old])["reference"][0].startswith("70.0")
+    assert results.compare(other, ["bleu"], [old])["inside"][0] == "–"
+
+
 def test_guesses_of_two_methods_are_compared_seed_by_seed():
     ours = [setting(seed, guesses=text) for seed, text in ((2, "01"), (0, "11"), (1, "00"))]
     theirs = [setting(0, guesses="10"), setting(2, guesses="00"), setting(1), setting(9)]

@@ -299,12 +299,24 @@ def by_alpha(grid: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     return whole_grid.pivot_table(index="seed", columns="alpha", values=metric)
 
 
+def _all_settings(record: dict) -> dict:
+    """A record that is older than a setting was made with what the notebook's file says of it."""
+    from .settings import settings_of
+
+    try:
+        defaults = settings_of(record["notebook"], record["profile"])
+    except (KeyError, ValueError, FileNotFoundError):
+        return record["settings"]  # of a notebook that the course does not have
+    return defaults | record["settings"]
+
+
 def compare(record: dict, metrics: list[str], against: list[dict]) -> pd.DataFrame:
     """Your run | reference mean ± sd | inside?
 
     Inside: within two sd of the reference runs with the same settings.
     """
-    alike = frame([other for other in against if other["settings"] == record["settings"]])
+    ours = _all_settings(record)
+    alike = frame([other for other in against if _all_settings(other) == ours])
     rows = []
     for metric in metrics:
         yours = record["results"].get(metric, np.nan)
