@@ -138,7 +138,9 @@ def test_equals_the_dense_loss(data, divergence, teacher_is, biased, dtype):
         ]
         found = ours(student, teacher, labels, **cut)
         expected = distillation_loss(logits(*student)[..., :words], logits(*teacher), labels, **how)
-    same(found, expected, student, tolerance=1e-10 if dtype == torch.float64 else 3e-6)
+    # KD is T² times a small difference of logarithms: its rounding grows with T², too.
+    rounding = 1e-10 if dtype == torch.float64 else 3e-7 * max(10.0, T**2)
+    same(found, expected, student, tolerance=rounding)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
