@@ -23,6 +23,7 @@ from .statistics import (  # noqa: F401  (a notebook names them results.…)
     Difference,
     bootstrap,
     bootstrap_metric,
+    difference,
     gaps,
     interval,
     paired,

@@ -32,7 +32,8 @@ class Difference(NamedTuple):
         return f"{mean:{spec}} {unit}[{low:{digits}}, {high:{digits}}]"
 
 
-def _difference(mean: float, low: float, high: float, n: int) -> Difference:
+def difference(mean: float, low: float, high: float, n: int) -> Difference:
+    """A difference whose 95 % interval is known already, with its verdict."""
     excludes_zero = low > 0 or high < 0
     verdict = "excludes 0" if excludes_zero else "includes 0: not shown"
     return Difference(float(mean), float(low), float(high), n, verdict)
@@ -78,7 +79,7 @@ def interval(values) -> Difference:
         return Difference(values[0], -np.inf, np.inf, 1, "one seed: nothing is shown")
     mean = values.mean()
     half = t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count)
-    return _difference(mean, mean - half, mean + half, count)
+    return difference(mean, mean - half, mean + half, count)
 
 
 # -- over rows -----------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def _bootstrap(
         differences.append(gap(seed_counts, row_counts))
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(differences), [tail, 1 - tail])
-    return _difference(mean, low, high, rows)
+    return difference(mean, low, high, rows)
 
 
 # -- metrics of confusion counts (draws, labels, guesses) → (draws,) -------------------------------
