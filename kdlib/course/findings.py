@@ -190,14 +190,13 @@ def forest(evidence: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
 
 def told(evidence: dict) -> str:
     """A row of evidence as a line; `*` marks what decides."""
-    count = "estimate ± 15 %" if evidence["given"] else f"n = {evidence['n']}"
     known = evidence["unit"]
     if not np.isnan(evidence["mean"]):
-        bounds = f"[{evidence['low']:+.2f}, {evidence['high']:+.2f}]"
-        known = f"{evidence['mean']:+8.2f} {bounds} {known}, {count}"
-    mark = "*" if evidence["decides"] else " "
-    about = f"{evidence['corpus']:14.14s} {evidence['what']:30.30s}"
-    return f"{mark} {about} {evidence['missing'] or known}"
+        interval = results.Difference(*(evidence[name] for name in results.Difference._fields))
+        count = "estimate ± 15 %" if evidence["given"] else f"n = {evidence['n']}"
+        known = f"{interval.told('+8.2f')} {known}, {count}"
+    line = "{corpus:14.14s} {what:30.30s} ".format(**evidence) + (evidence["missing"] or known)
+    return ("* " if evidence["decides"] else "  ") + line
 
 
 def bill() -> pd.DataFrame:
@@ -209,19 +208,17 @@ def bill() -> pd.DataFrame:
 
     rows = []
     for path in sorted((DATA / "results").glob("*/*.json")):
-        notebook, profile = path.parent.name, path.stem
-        kept = Stored(profile).records(notebook)
+        kept = pd.DataFrame(Stored(path.stem).records(path.parent.name))
         # A run that went on later counts its last part alone; its stages know better.
-        stages = [sum(record.get("stage_seconds", {}).values()) for record in kept]
-        took = [max(r.get("seconds") or 0, seconds) for r, seconds in zip(kept, stages)]
-        row = {"notebook": notebook, "records": profile, "runs": len(kept)}
-        row |= {"seeds": len({record["seed"] for record in kept})}
-        row |= {"minutes": round(sum(took) / 60, 1)}
-        rows.append(row | {"most GB": max(record.get("peak_gb", 0) for record in kept)})
+        stages = kept["stage_seconds"].map(lambda seconds: sum(seconds.values()))
+        minutes = kept["seconds"].clip(lower=stages).sum() / 60
+        about = (path.parent.name, path.stem, len(kept), kept["seed"].nunique())
+        rows.append((*about, round(minutes, 1), kept["peak_gb"].max()))
     for name, place in TEACHERS.items():
-        row = {"notebook": "teacher", "records": name, "runs": 1, "seeds": 1}
-        rows.append(row | {"minutes": teachers.about(f"data/teachers/{place}")["minutes"]})
-    return pd.DataFrame(rows)
+        minutes = teachers.about(f"data/teachers/{place}")["minutes"]
+        rows.append(("teacher", name, 1, 1, minutes))
+    columns = ["notebook", "records", "runs", "seeds", "minutes", "most GB"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def refuse_lost(evidence: pd.DataFrame) -> None:
