@@ -227,9 +227,13 @@ def summary(
 ) -> pd.DataFrame:
     """A table of "mean ± sd" (sample sd over runs) per group, with the number of runs.
 
-    metrics: names, or {name: its digits}. Percentages, unless scale=1.
+    metrics: names, or {name: its digits}, of which those are shown that the runs have.
+    Percentages, unless scale=1.
     """
-    digits_of = metrics if isinstance(metrics, dict) else dict.fromkeys(metrics, digits)
+    if isinstance(metrics, dict):
+        digits_of = {name: count for name, count in metrics.items() if name in runs}
+    else:
+        digits_of = dict.fromkeys(metrics, digits)
 
     def cell(values):
         digits = digits_of[values.name]

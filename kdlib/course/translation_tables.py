@@ -49,23 +49,22 @@ def heading(runs: pd.DataFrame) -> str:
 
 def heading_of_real(record: dict) -> str:
     """The same of a run on real Europarl, and how weak its models are."""
-    settings, found = record["settings"], record["results"]
-    return (
-        f"Europarl, {settings['train_rows']:,} training pairs of at most {settings['max_words']} "
-        f"words, {settings['epochs']} epoch; teacher BLEU {found['teacher_bleu']:.2f}; "
-        f"{found['student_parameters']:,} parameters, nearly all of them the vocabulary's"
+    text = (
+        "Europarl, {train_rows:,} training pairs of at most {max_words} words, {epochs} epoch; "
+        "teacher BLEU {teacher_bleu:.2f}; {student_parameters:,} parameters, nearly all of them "
+        "the vocabulary's"
     )
+    return text.format(**record["settings"] | record["results"])
 
 
 def compared(point: pd.DataFrame, synthetic: bool) -> pd.DataFrame:
     """Scores, divergence and seconds of each kind of student, and the BLEUs that frame them."""
     digits = {"bleu": 1, "chrf": 1, "kl_to_truth": 3, "ce": 3}
     digits |= {"train_seconds": 0, "teacher_seconds": 0}
-    known = {metric: count for metric, count in digits.items() if metric in point}
-    table = results.summary(point, ["told"], known, scale=1)
+    table = results.summary(point, ["told"], digits, scale=1)
     table.insert(3, "runs", table.pop("runs"))
     # Whoever never heard the teacher pays nothing for it.
-    never_heard = table["told"] == methods.LABELS["ce"]
+    never_heard = table["told"] == "CE only"
     table["teacher_seconds"] = table["teacher_seconds"].mask(never_heard, "–")
     frame = {"student before training": "base_bleu", "the teacher": "teacher_bleu"}
     if synthetic:
@@ -103,11 +102,10 @@ def sentence_counts(
 
 def by_rate(runs: pd.DataFrame) -> pd.DataFrame:
     """KD's scores for each learning rate: all weights first, then LoRA; the fastest rate first."""
-    order = {"lora_rank": True, "learning_rate": False, "seed": True}
-    kd = runs[runs["told"] == methods.LABELS["kd"]]
-    kd = kd.sort_values(list(order), ascending=list(order.values()))
-    ranks = kd["lora_rank"].map("LoRA, rank {}".format)
-    kd = kd.assign(trained=ranks.where(kd["lora_rank"] > 0, "all weights"))
+    kd = runs[runs["told"] == "KD"]
+    kd = kd.sort_values(["lora_rank", "learning_rate"], ascending=[True, False])
+    trained = "LoRA, rank " + kd["lora_rank"].astype(str)
+    kd = kd.assign(trained=trained.where(kd["lora_rank"] > 0, "all weights"))
     metrics = ["bleu", "chrf", "perplexity"]
     return results.summary(kd, ["trained", "learning_rate"], metrics, digits=2, scale=1)
 
@@ -160,16 +158,17 @@ def over_length(records: list[dict]) -> str:
     lines = []
     for name, (token, at_end) in ASKED.items():
         seeds = models[models["name"] == name]
-        endless, repeats = (_mean_and_range(seeds[column]) for column in ("endless", "repeats"))
+        endless, repeats = (
+            "{mean:.0%} ({min:.0%} to {max:.0%})".format(
+                **seeds[column].agg(["mean", "min", "max"])
+            )
+            for column in ("endless", "repeats")
+        )
         lines.append(
             f"end token {token:3s}  KD at it: {at_end:20s} over-length {endless:18s} "
             f"repeats {repeats:18s} {seeds['tokens'].mean():4.0f} tokens   [{name}]"
         )
     return "\n".join(lines)
-
-
-def _mean_and_range(shares: pd.Series) -> str:
-    return f"{shares.mean():.0%} ({shares.min():.0%} to {shares.max():.0%})"
 
 
 def end_curves(records: list[dict], vocabulary: int) -> pd.DataFrame:

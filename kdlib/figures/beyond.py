@@ -108,26 +108,32 @@ def hidden_runs(runs: pd.DataFrame, beside_04: bool = False) -> pd.DataFrame:
         before = _on_logits_alone(results.reference("04_distilbert_mnli", "laptop"))
         before = before.assign(label_kl=before["kl_to_truth"])
         halves = pd.concat([halves, before], ignore_index=True)
-    order = halves["student"].map(list(STUDENTS).index) * 10
-    order += halves["hidden"].map(list(HIDDEN).index)
-    percent = 100 * halves.get("accuracy", np.nan)
-    return halves.assign(order=order, accuracy_pct=percent).sort_values(["order", "seed"])
+    halves = halves.assign(accuracy_pct=100 * halves.get("accuracy", np.nan))
+    return _in_order(halves, "student", "hidden")
 
 
 def lesson_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs of its second half in the order of its figure: whose words, and which divergence."""
     lessons = runs[runs["words"] != "off"]
-    lessons = lessons.assign(lesson=lessons["words"] + " " + lessons["divergence"])
-    order = lessons["lesson"].map(list(LESSONS).index)
-    return lessons.assign(order=order).sort_values(["order", "seed"])
+    return _in_order(_with_lesson(lessons), "lesson")
+
+
+def _with_lesson(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.assign(lesson=runs["words"] + " " + runs["divergence"])
+
+
+def _in_order(runs: pd.DataFrame, *by: str) -> pd.DataFrame:
+    ranks = {name: rank for rank, name in enumerate([*STUDENTS, *HIDDEN, *LESSONS])}
+    return runs.sort_values(
+        [*by, "seed"], key=lambda column: column.map(lambda value: ranks.get(value, value))
+    )
 
 
 def spreads(runs: pd.DataFrame, by: list[str], digits: dict[str, int]) -> str:
     """mean ± sd of the metrics that the runs have, as text; "no run yet" without any."""
-    known = {metric: count for metric, count in digits.items() if metric in runs}
-    if not known or runs.empty:
+    if runs.empty or not set(digits) & set(runs):
         return "no run yet"
-    table = results.summary(runs, by, known, scale=1)
+    table = results.summary(runs, by, digits, scale=1)
     table.insert(len(by) + 1, "runs", table.pop("runs"))
     return table.to_string(index=False)
 
@@ -143,8 +149,7 @@ def _states(stored) -> pd.DataFrame:
 def _lessons(stored) -> pd.DataFrame:
     """Whose words a student heard and by which divergence, beside what it then says."""
     runs = _runs(stored, "words")
-    lesson = runs["words"] + " " + runs["divergence"]
-    return runs.assign(lesson=lesson)[["lesson", "seed", "outside", "spread"]]
+    return _with_lesson(runs)[["lesson", "seed", "outside", "spread"]]
 
 
 @figure(
