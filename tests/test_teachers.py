@@ -218,6 +218,9 @@ def test_a_pretrained_translator_ships_as_answers(tmp_path, monkeypatch):
         with torch.no_grad():
             likeliest = teacher(input_ids=ids).logits[0, :-1][learnt].argmax(-1)
         assert torch.equal(told.ids[:, 0], likeliest)
+    (tmp_path / "out" / "translations.safetensors").unlink()
+    with pytest.raises(ValueError, match="own translations do not ship"):
+        translators.stored(tmp_path / "out").answers("teacher")
     other = datasets.Dataset.from_dict({"en": ["A new sentence."], "fr": ["Une phrase."]})
     with pytest.raises(ValueError, match="1 of 1 pairs were not translated by the stored teacher"):
         translators.own_translations(stored, other, tokenizer)

@@ -7,7 +7,7 @@ large to ship (SmolLM2: 540 MB). What ships is a folder of three files:
     references.safetensors     its answers to training pairs (and some validation pairs), token by
                                token: what a student hears that learns the references
     translations.safetensors   its *own translations* of the same sentences, as token ids, and
-                               its answers to them (sequence-level KD)
+                               its answers to them (sequence-level KD); it may be missing
 """
 
 import json
@@ -105,7 +105,7 @@ EVALUATED = ("validation", "test")
 ANSWERED = {
     "rows": 6000,
     "validation": 300,
-    "topk": {"references": 8, "translations": 4},
+    "topk": {"references": 11, "translations": 4},
     "temperatures": (1.0, 2.0),
 }
 
@@ -198,25 +198,38 @@ class StoredTranslator(NamedTuple):
     """What is left of a teacher without its weights."""
 
     references: StoredAnswers
-    translations: StoredAnswers
+    translations: StoredAnswers | None
     about: dict
 
     def answers(self, targets: str) -> StoredAnswers:
-        """targets: references, or teacher for its own translations."""
-        return self.references if targets == "references" else self.translations
+        """targets: references, or teacher for its own translations.
+
+        ValueError where those do not ship.
+        """
+        if targets == "references":
+            return self.references
+        if self.translations is None:
+            raise ValueError(
+                "targets=teacher: this stored teacher's own translations do not ship; train it "
+                "again (python -m kdlib.course.teachers smollm2) and name its folder of answers "
+                "with teacher=runs/teacher_smollm2/answers, or take targets=references"
+            )
+        return self.translations
 
 
 def stored(teacher: str | Path) -> StoredTranslator | None:
     """The answers in a folder; None where it has none, because it is a model.
 
-    ValueError where one of the files is missing or damaged.
+    ValueError where one of the files is damaged.
     """
     folder = _folder(teacher)
     if not (folder / "references.safetensors").is_file():
         return None
-    answers = [StoredAnswers(folder / f"{name}.safetensors") for name in ANSWERED["topk"]]
+    translations = None
+    if (folder / "translations.safetensors").exists():
+        translations = StoredAnswers(folder / "translations.safetensors")
     about = json.loads((folder / "teacher.json").read_text(encoding="utf8"))
-    return StoredTranslator(*answers, about)
+    return StoredTranslator(StoredAnswers(folder / "references.safetensors"), translations, about)
 
 
 def _folder(teacher: str | Path) -> Path:
@@ -288,8 +301,9 @@ def own_translations(teacher: StoredTranslator, pairs, tokenizer):
     """
     import datasets
 
+    answers = teacher.answers("teacher")
     texts = {}
-    for key, ids in zip(teacher.translations.pairs, teacher.translations.targets()):
+    for key, ids in zip(answers.pairs, answers.targets()):
         texts[key] = tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
