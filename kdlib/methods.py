@@ -78,15 +78,7 @@ def for_rows(
         return _equalised(logits, temperature), alpha, temperature
     random = np.random.default_rng(seed)
     if method == "shuffled":
-        # (rows, classes): class numbers, the likeliest first
-        ranked = np.argsort(-logits, axis=1)
-        wrong_classes = ranked[:, 1:]  # the first is the top class: it stays where it is
-        # Logits are permuted, not probabilities: the softmax then gives the same numbers in other
-        # places, at every temperature.
-        wrong_logits = np.take_along_axis(logits, wrong_classes, 1)
-        # Overwrites `logits` in place, which is our copy. Each row draws an order of its own: with
-        # one order for all, the student could learn the shuffled similarities as well.
-        np.put_along_axis(logits, wrong_classes, random.permuted(wrong_logits, axis=1), 1)
+        _shuffle_wrong_classes(logits, random)
     elif method == "shuffled_doubt":
         top_class = logits.argmax(1)
         for name in np.unique(top_class):
@@ -96,6 +88,21 @@ def for_rows(
     else:
         raise NotImplementedError(f"{method} stands in FOR_ROWS and has no branch here")
     return logits, alpha, temperature
+
+
+def _shuffle_wrong_classes(logits: np.ndarray, random: np.random.Generator) -> None:
+    """Each row's wrong classes trade places, in place.
+
+    Logits are permuted, not probabilities: the softmax then gives the same numbers in other places,
+    at every temperature.
+    """
+    # (rows, classes): class numbers, the likeliest first
+    ranked = np.argsort(-logits, axis=1)
+    wrong_classes = ranked[:, 1:]  # the first is the top class: it stays where it is
+    wrong_logits = np.take_along_axis(logits, wrong_classes, 1)
+    # Each row draws an order of its own: with one order for all, the student could learn the
+    # shuffled similarities as well.
+    np.put_along_axis(logits, wrong_classes, random.permuted(wrong_logits, axis=1), 1)
 
 
 def _top_class_alone(logits: np.ndarray) -> np.ndarray:
