@@ -140,7 +140,9 @@ def train(corpus: str, out: Path, scratch: Path, weights: Path | None = None) ->
         data_collator=translation.collator(tokenizer),
     )
     trainer.fit()
-    about = settings | {"rows": len(rows)}
+    # with fewer steps than an epoch has, not all rows were read
+    read = trainer.state.global_step * settings["batch_size"]
+    about = settings | {"rows": min(len(rows), read)}
     bleu = {}
     for split in EVALUATED:
         bleu[f"{split}_bleu"] = _bleu(trainer, tokenizer, pairs[split], settings["system"])
@@ -374,7 +376,10 @@ def _write_answers(
     keys: list[int] | None,
     seconds: float,
 ) -> teacher_cache.TeacherCache:
-    """One file; the cache that it is packed from. keys: of the pairs that the texts stand for, where they are not their own."""
+    """Write one file; returns the cache that it is packed from.
+
+    keys: of the pairs that the texts stand for, where they are not their own.
+    """
     settings = TRANSLATORS[corpus]
     rows, report = translation.encode(
         pairs, tokenizer, max_length=settings["max_length"], system=settings["system"]

@@ -10,7 +10,7 @@ finds the rows in a corpus (`translation.load(…, among=answers.pairs)`).
 
 A token's k likeliest words take 3 bytes each: two for the id, one for the log-probability. The byte
 counts in squares, -24·(code/255)²: fine steps near 0, where the probability is, and coarse ones for
-words that hardly count. A probability of one half is off by 1.5 % at most. What the other words
+words that hardly count. A probability of one half is off by 1.7 % at most. What the other words
 weigh together (`rest`, see `teacher_cache`) takes two bytes for each planned temperature.
 """
 
