@@ -4,6 +4,8 @@ import json
 import time
 from pathlib import Path
 
+import torch
+
 from .. import models
 from ..engine.provenance import versions
 from ..trainer import DistillationArguments, DistillationTrainer
@@ -20,20 +22,31 @@ def save(out: Path, model, tokenizer, about: dict) -> None:
 
 
 def arguments(scratch: Path, settings: dict) -> DistillationArguments:
-    """Plain fine-tuning (alpha = 0), with an evaluation and a checkpoint an epoch."""
+    """Plain fine-tuning (alpha = 0), with an evaluation and a checkpoint an epoch.
+
+    settings: with steps, it ends early and saves every 200 of them; with dtype auto, products are
+    computed as this machine does them well.
+    """
+    steps = settings.get("steps", -1)
+    saved = {"save_strategy": "epoch"}
+    if steps > 0:
+        saved = {"save_strategy": "steps", "save_steps": 200}
+    fast = models.machine_dtype() if settings.get("dtype") == "auto" else torch.float32
     return DistillationArguments(
         str(scratch),
         alpha=0.0,
         learning_rate=settings["learning_rate"],
         num_train_epochs=settings["epochs"],
-        max_steps=settings.get("steps", -1),
+        max_steps=steps,
         warmup_ratio=0.06,
         per_device_train_batch_size=settings["batch_size"],
         per_device_eval_batch_size=min(64, 2 * settings["batch_size"]),
         seed=settings["seed"],
         eval_strategy="epoch",
-        save_strategy="epoch",
+        **saved,
         save_total_limit=1,
+        bf16=fast == torch.bfloat16,
+        fp16=fast == torch.float16,
         logging_steps=25,
         disable_tqdm=True,
     )

@@ -80,6 +80,7 @@ TRANSLATORS = {
         "learning_rate": 2e-4,
         "batch_size": 16,
         "max_length": 192,
+        "dtype": "auto",
         "seed": 0,
     },
 }
