@@ -108,6 +108,8 @@ class DistillationArguments(TrainingArguments):
         processes = int(os.environ.get("WORLD_SIZE", 1))
         if processes > 1 and not torch.cuda.is_available():
             self.use_cpu = True  # or accelerate lets each process train alone
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # or transformers asks for a GPU, though this CPU can do it
         # torchrun on its own gives each process a batch of this size; --nproc promises the steps of
         # one process.
         if processes > 1 and os.environ.get("KD_NPROC"):
