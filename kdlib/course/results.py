@@ -102,13 +102,13 @@ def reference_records(notebook: str, profile: str) -> list[dict]:
     return stored.records(notebook)
 
 
-def known(notebook: str, profile: str, also: dict | None = None) -> list[dict]:
+def known(notebook: str, profile: str, also: dict | None = None, *, name: str = "") -> list[dict]:
     """The course's records where it has some, else my own runs' and `also`.
 
-    also: a draft of the run that asks.
+    also: a draft of the run that asks. name: of the course's file, where it is not the profile's.
     """
     try:
-        return reference_records(notebook, profile)
+        return reference_records(notebook, name or profile)
     except FileNotFoundError:
         return records(notebook, profile) + ([also] if also else [])
 
@@ -272,6 +272,13 @@ def scores(
     if by == "method":
         table = table.reindex([name for name in LABELS if name in table.index]).rename(index=LABELS)
     return table.reset_index()
+
+
+def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `relative` in front: each learning rate as a share of the largest, "1/100"."""
+    ratios = table["learning_rate"].max() / table["learning_rate"]
+    shares = [f"1/{ratio:,.0f}" if ratio > 1 else "1" for ratio in ratios]
+    return pd.concat([pd.Series(shares, table.index, name="relative"), table], axis=1)
 
 
 def against(table: pd.DataFrame, other: str) -> pd.DataFrame:
