@@ -64,62 +64,6 @@ def gaps(runs: pd.DataFrame, a: str, others, metrics, by: str = "method"):
                 yield other, metric, found
 
 
-def comparisons(
-    runs: pd.DataFrame, ours: str, others, metric: str, *, by: str = "method", rows=None
-) -> pd.DataFrame:
-    """`ours` minus each of the others, seed by seed, corrected for how many are looked at.
-
-    rows: {method: its scores, (seeds, rows)}, where `metric` is their mean. Then other rows must
-        agree as well: their interval is drawn at a level of 1 - 0.05 / n.
-    Columns: against, mean, low, high (95 %, over seeds), seeds, `detectable` (what these seeds
-    would mostly have shown), and `shown`: Holm's correction over seeds, and the interval over rows.
-    """
-    found = []
-    for other in others:
-        ours_by_seed, theirs_by_seed = (
-            runs[runs[by] == name].groupby("seed")[metric].mean() for name in (ours, other)
-        )
-        gaps_by_seed = (ours_by_seed - theirs_by_seed).dropna()
-        if len(gaps_by_seed):
-            mean, low, high, seeds, _ = interval(gaps_by_seed)
-            about = {"against": other, "mean": mean, "low": low, "high": high, "seeds": seeds}
-            about |= {"detectable": detectable(gaps_by_seed), "p": p_value(gaps_by_seed)}
-            found.append(about)
-    table = pd.DataFrame(found)
-    if not found:
-        return table
-    table["shown"] = holm(table["p"])
-    if rows is not None:
-        level = 1 - 0.05 / len(found)
-        over_rows = [bootstrap(rows[ours], rows[row["against"]], level=level) for row in found]
-        table["rows low"] = [one.low for one in over_rows]
-        table["rows high"] = [one.high for one in over_rows]
-        table["shown"] &= np.array([one.low > 0 or one.high < 0 for one in over_rows])
-    return table.drop(columns="p")
-
-
-def told(table: pd.DataFrame, names: dict, scale: float = 1, digits: int = 1) -> pd.DataFrame:
-    """`comparisons` as a table to print: intervals as text, and what may be said."""
-
-    def between(row, low, high):
-        return f"[{scale * row[low]:+.{digits}f}, {scale * row[high]:+.{digits}f}]"
-
-    if table.empty:
-        return pd.DataFrame({"": ["no two methods have run with the same seed yet"]})
-    lines = []
-    for row in table.to_dict("records"):
-        line = {
-            "against": names.get(row["against"], row["against"]),
-            "difference": f"{scale * row['mean']:+.{digits}f}",
-            "95 % over seeds": between(row, "low", "high"),
-        }
-        if "rows low" in row:
-            line["over seeds and rows"] = between(row, "rows low", "rows high")
-        seen_from = f"not shown; {scale * row['detectable']:.{digits}f} would have been"
-        lines.append(line | {"seeds": row["seeds"], "": "shown" if row["shown"] else seen_from})
-    return pd.DataFrame(lines)
-
-
 def interval(values, level: float = 0.95) -> Difference:
     """The mean of a few numbers, one a seed, with its 95 % interval (Student's t).
 
