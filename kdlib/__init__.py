@@ -39,6 +39,7 @@ _MODULES = {
     "scores": "scores",
     "slurm": "batch.slurm",
     "status": "batch.status",
+    "target_tables": "course.target_tables",
     "teacher_cache": "engine.teacher_cache",
     "teachers": "course.teachers",
     "translators": "course.translators",
