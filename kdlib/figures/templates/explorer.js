@@ -8,6 +8,11 @@ function part(name) {
   return root.querySelector(`[data-part="${name}"]`);
 }
 
+// JupyterLab takes arrow keys for shortcuts, unless the focused element forbids it.
+root.addEventListener("focusin", (event) => {
+  event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+});
+
 // -- numbers ---------------------------------------------------------------------------------
 
 function logSoftmax(logits, T) {

@@ -107,7 +107,8 @@ function redraw() {
   const hard = hardPushes(student, alpha);
   const share = (pushes) => percent(size(pushes) / (size(pushes) + size(hard)));
   const svg = cleared(
-    `Soft loss: ${pushesInWords(soft)}. Hard loss: ${pushesInWords(hard)}. ` +
+    `Pushes at alpha = ${alpha}, T = ${T}${forget ? ", without T²" : ""}. ` +
+      `Soft loss: ${pushesInWords(soft)}. Hard loss: ${pushesInWords(hard)}. ` +
       `Together: ${pushesInWords(soft.map((push, i) => push + hard[i]))}.`,
   );
   drawLegend(svg, forget);
