@@ -20,7 +20,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from kdlib import explorers, votes
+from kdlib import explorers, figures, votes
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="needs Playwright (pip install kdlib[browser])"
@@ -35,6 +35,9 @@ SECONDS = 120  # the longest that anything is waited for
 sync_api.expect.set_options(timeout=1000 * SECONDS)
 SIZES = [(1280, 800), (1920, 1080)]
 NEWS = "@jupyterlab/apputils-extension:announcements"  # its question covers a corner
+NOTEBOOK = "window.jupyterapp.shell.currentWidget"
+KERNEL = f"{NOTEBOOK}.sessionContext.session?.kernel"
+OPEN = ".jp-NotebookPanel:not(.lm-mod-hidden)"  # the notebook in the tab that is in front
 NAMES = ["rows", "valley", "pushes", "temperature"]
 
 SETUP = """
@@ -42,7 +45,7 @@ import time
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from kdlib import explorers
+from kdlib import explorers, figures, widgets
 long = "A sentence that is as long as the longest of the real rows, " * 5
 rows = pd.DataFrame({
     "premise": ["It costs $5 & <b>more</b>.</script><script>throw 1</script>", long, "C."],
@@ -53,12 +56,17 @@ rows = pd.DataFrame({
 })
 odds = np.log([16, 4, 1])
 """
+FIGURE = """
+figures.style()
+figures.show(figures.softening(widgets.softened(odds, [1, 2])), figures.softening.alt)
+"""
 CELLS = [
     SETUP,
     'explorers.row_browser(rows, whose="100 people")',
     'explorers.valley(rows, whose="true distribution", smoothed=0.2)',
     "explorers.pushes(odds)",
     "explorers.temperature(odds)",
+    FIGURE,
     'while not Path("go").exists():\n    time.sleep(0.05)\nprint("kernel was busy")',
 ]
 
@@ -84,8 +92,10 @@ def lab(tmp_path_factory):
         "--allow-root", "--expose-app-in-browser", f"--notebook-dir={folder}",
         f"--IdentityProvider.token={token}",
     ]  # fmt: skip
+    environment = os.environ | own
+    environment.pop("MPLBACKEND", None)  # a kernel has its own, which shows figures
     server = subprocess.Popen(
-        command, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     said = []
     for line in server.stdout:  # ends where the server ends
@@ -96,7 +106,7 @@ def lab(tmp_path_factory):
         pytest.fail("JupyterLab did not start:\n" + "".join(said))
     # whoever writes into a full pipe stands still
     threading.Thread(target=server.stdout.read, daemon=True).start()
-    yield f"{found[0]}/lab/tree/{{}}?token={token}&reset", folder
+    yield f"{found[0]}/lab?token={token}&reset", folder
     server.terminate()
     server.wait(SECONDS)
 
@@ -105,24 +115,33 @@ def lab(tmp_path_factory):
 def browser():
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
+        yield chromium.new_context(viewport=dict(zip(("width", "height"), SIZES[0])))
         chromium.close()
 
 
-def opened(browser, lab, file: str):
-    """A page with the notebook in it; what its console or scripts complain of is in `.faults`."""
-    page = browser.new_page(viewport=dict(zip(("width", "height"), SIZES[0])))
+def new_page(browser, lab):
+    """JupyterLab in a page; what its console or its scripts complain of is in `.faults`."""
+    page = browser.new_page()
     page.set_default_timeout(1000 * SECONDS)
     page.faults = []
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.on("console", lambda said: said.type == "error" and page.faults.append(said.text))
-    page.goto(lab[0].format(file))
-    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
+    page.goto(lab[0])
+    page.wait_for_function("window.jupyterapp")
+    page.evaluate("() => window.jupyterapp.restored")
     return page
 
 
-def command(page, name: str) -> None:
-    page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+def open_notebook(page, file: str) -> None:
+    """Open it in a tab of its own, and wait until its kernel has started."""
+    command(page, "docmanager:open", {"path": file, "factory": "Notebook"})
+    page.wait_for_function(f"{NOTEBOOK}?.context?.path === '{file}' && {KERNEL}?.status === 'idle'")
+
+
+def command(page, name: str, arguments: dict | None = None) -> None:
+    """One of JupyterLab's commands, begun; what it leads to is waited for elsewhere."""
+    run = "([name, arguments]) => void window.jupyterapp.commands.execute(name, arguments)"
+    page.evaluate(run, [name, arguments or {}])
 
 
 @pytest.fixture(scope="module")
@@ -132,40 +151,29 @@ def busy(lab, browser):
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     nb = nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": kernel})
     nbformat.write(nb, lab[1] / "explorers.ipynb")
-    page = opened(browser, lab, "explorers.ipynb")
-    page.wait_for_function(
-        "window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'"
-    )
-    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page = new_page(browser, lab)
+    open_notebook(page, "explorers.ipynb")
+    command(page, "notebook:run-all-cells")
     sync_api.expect(explorer(page, "temperature").get_by_role("slider")).to_be_visible()
     return page
 
 
 @pytest.fixture(scope="module")
 def alone(busy, lab, browser):
-    """The saved notebook, opened again, with no kernel anywhere."""
+    """The notebook, saved, closed and opened again; its kernel is shut down."""
     (lab[1] / "go").touch()
     sync_api.expect(busy.get_by_text("kernel was busy", exact=True)).to_be_visible()
     command(busy, "docmanager:save")
-    busy.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
-    page = opened(browser, lab, "explorers.ipynb")
-    page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
-    page.wait_for_function(
-        "window.jupyterapp.shell.currentWidget.sessionContext.session === null"
-        " || window.jupyterapp.shell.currentWidget.sessionContext.isTerminating"
-    )
-    assert (
-        page.evaluate(
-            "async () => { const {kernels} = window.jupyterapp.serviceManager;"
-            " await kernels.refreshRunning(); return [...kernels.running()].length }"
-        )
-        == 0
-    )
+    busy.wait_for_function(f"!{NOTEBOOK}.context.model.dirty")
+    busy.close()
+    page = new_page(browser, lab)
+    open_notebook(page, "explorers.ipynb")
+    page.evaluate(f"() => {NOTEBOOK}.sessionContext.shutdown()")
     return page
 
 
 def explorer(page, name: str):
-    return page.locator(".kd-explorer").nth(NAMES.index(name))
+    return page.locator(OPEN).locator(".kd-explorer").nth(NAMES.index(name))
 
 
 # -- they move -------------------------------------------------------------------------------------
@@ -219,16 +227,16 @@ def try_all(page) -> None:
 
 def test_they_move_while_the_kernel_is_busy(busy):
     try_all(busy)
-    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
-    assert busy.evaluate(f"{kernel}.status") == "busy"
+    assert busy.evaluate(f"{KERNEL}.status") == "busy"
 
 
 def test_they_move_in_a_saved_notebook_without_a_kernel(alone):
     try_all(alone)
+    assert alone.evaluate(f"{KERNEL} ?? null") is None
 
 
-def test_rows_are_guessed_first_and_leafed_through_by_keyboard(busy):
-    rows = explorer(busy, "rows")
+def test_rows_are_guessed_first_and_leafed_through_by_keyboard(alone):
+    rows = explorer(alone, "rows")
     place, score = rows.locator("[data-part=place]"), rows.locator("[data-part=score]")
     rows.get_by_role("combobox").select_option("all")
     rows.get_by_role("checkbox", name="guess first").check()
@@ -256,8 +264,8 @@ def set_temperature(box, T: float) -> None:
         slider.press("ArrowRight")
 
 
-def test_kl_entropy_and_pushes_are_those_of_numpy(busy):
-    rows, pushes = explorer(busy, "rows"), explorer(busy, "pushes")
+def test_kl_entropy_and_pushes_are_those_of_numpy(alone):
+    rows, pushes = explorer(alone, "rows"), explorer(alone, "pushes")
     rows.get_by_role("combobox").select_option("disputed")  # the second row leads
     rows.get_by_role("checkbox", name="guess first").uncheck()
     rows.get_by_role("checkbox", name="wipe").uncheck()
@@ -275,23 +283,19 @@ def test_kl_entropy_and_pushes_are_those_of_numpy(busy):
     pushes.get_by_role("checkbox").uncheck()
     set_temperature(pushes, 4)
     pushes.get_by_role("slider", name="alpha").press("End")
-    expected = autograd_pushes([0.0, 2.0, 0.0], T=4.0, factor=16.0)
+    expected = slopes(np.array([0.0, 2.0, 0.0]), T=4.0, factor=16.0)
     assert f"Soft loss: {in_words(expected)}." in shown(pushes)[1]
     pushes.get_by_role("checkbox", name="forget T²").check()
-    expected = autograd_pushes([0.0, 2.0, 0.0], T=4.0, factor=1.0)
+    expected = slopes(np.array([0.0, 2.0, 0.0]), T=4.0, factor=1.0)
     assert f"Soft loss: {in_words(expected)}." in shown(pushes)[1]
 
 
-def autograd_pushes(student, T: float, factor: float):
-    """Minus torch's gradient of factor · KL at the student's logits."""
-    import torch
-    import torch.nn.functional as F
-
-    z = torch.tensor(student, requires_grad=True)
-    teacher = torch.tensor([16.0, 4.0, 1.0]).log()
-    loss = factor * F.kl_div(F.log_softmax(z / T, -1), F.softmax(teacher / T, -1), reduction="sum")
-    loss.backward()
-    return -z.grad.numpy()
+def slopes(student, T: float, factor: float):
+    """Minus the slope of factor · KL at each of the student's logits, by differences."""
+    teacher = explorers._softmax(np.log([16, 4, 1]), T)
+    step = 1e-4 * np.eye(3)
+    up, down = explorers._softmax(student + step, T), explorers._softmax(student - step, T)
+    return factor * (votes.kl(teacher, down) - votes.kl(teacher, up)) / 2e-4
 
 
 def in_words(pushes) -> str:
@@ -337,9 +341,9 @@ box => {
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_cut_or_covered_or_without_a_name(busy, name, size):
-    busy.set_viewport_size(dict(zip(("width", "height"), size)))
-    box = explorer(busy, name)
+def test_nothing_is_cut_or_covered_or_without_a_name(alone, name, size):
+    alone.set_viewport_size(dict(zip(("width", "height"), size)))
+    box = explorer(alone, name)
     box.scroll_into_view_if_needed()
     for tick in box.get_by_role("checkbox").all():  # shows all there is to show
         tick.set_checked("guess" not in tick.evaluate("tick => tick.labels[0].textContent"))
@@ -349,12 +353,20 @@ def test_nothing_is_cut_or_covered_or_without_a_name(busy, name, size):
         assert box.evaluate(BLEMISHES) == []
 
 
-def test_without_trust_a_sentence_stands_for_each(alone, lab, browser):
+def test_a_figure_has_its_words_as_alt_text_and_as_a_caption(alone):
+    picture = alone.locator(OPEN).locator(".jp-RenderedImage img")
+    sync_api.expect(picture).to_have_attribute("alt", figures.softening.alt)
+    caption = alone.locator(OPEN).get_by_text(f"Figure: {figures.softening.alt}")
+    sync_api.expect(caption).to_be_visible()
+
+
+def test_without_trust_a_sentence_stands_for_each(alone, lab):
     nb = nbformat.read(lab[1] / "explorers.ipynb", 4)
     nb.cells[-1].outputs[0]["text"] = "not what was signed"
     nbformat.write(nb, lab[1] / "stranger.ipynb")
-    page = opened(browser, lab, "stranger.ipynb")
-    sentence = page.get_by_text(re.compile("Here is an explorer: .* It needs scripts"))
-    sync_api.expect(sentence).to_have_count(len(NAMES))
-    assert page.locator(".kd-explorer").get_by_role("slider").count() == 0
-    assert page.faults == []
+    open_notebook(alone, "stranger.ipynb")
+    boxes = alone.locator(OPEN).locator(".kd-explorer")
+    sync_api.expect(boxes).to_have_count(len(NAMES))
+    for box in boxes.all():
+        sync_api.expect(box).to_contain_text(re.compile("Here is an explorer: .* It needs scripts"))
+    assert boxes.get_by_role("slider").count() == 0 and alone.faults == []

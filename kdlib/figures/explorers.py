@@ -11,18 +11,16 @@ moves while the kernel trains, and in a saved notebook that nobody runs. The scr
 sentence says so, and the static figure before the explorer shows the same.
 """
 
-import html as markup
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..votes import LABELS, kl
-from .drawing import LIGHT
+from .drawing import LIGHT, filled
 
-PARTS = Path(__file__).parent / "templates"
 CLASSES = ("A", "B", "C")
+PARTS = Path(__file__).parent / "templates"
 # One colour a voice in all explorers; LIGHT, because their ground is always white.
 COLORS = {
     "label": "#767676",
@@ -191,28 +189,15 @@ def _explorer(name: str, what: str, data: dict, start: float):
     temperatures = data["temperatures"]
     nearest = min(temperatures, key=lambda T: abs(np.log(T / start)))
     page = f"<style>{_file('explorer.css')}</style>{_file(f'explorer_{name}.html')}"
-    pieces = {
-        "NO_SCRIPT": markup.escape(NO_SCRIPT.format(what=what)),
-        "DATA_JSON": _json(data | {"colors": COLORS, "start": nearest}),
-        "PAGE_JSON": _json(page),
-        "SHARED_SCRIPT": _file("explorer.js"),
-        "OWN_SCRIPT": _file(f"explorer_{name}.js"),
-    }
-    lines = _file("explorer.html").split("\n")
-    return HTML("\n".join(_filled(line, pieces) for line in lines))
-
-
-def _filled(line: str, pieces: dict[str, str]) -> str:
-    """The line with its one placeholder replaced; what is put in is not looked at again."""
-    for name, piece in pieces.items():
-        if name in line:
-            return line.replace(name, piece)
-    return line
-
-
-def _json(value) -> str:
-    """JSON that can stand in a script: no text of a row can end it."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    filled_page = filled(
+        "explorer.html",
+        no_script=NO_SCRIPT.format(what=what),
+        data=data | {"colors": COLORS, "start": nearest},
+        page=page,
+        shared_script=_file("explorer.js"),
+        own_script=_file(f"explorer_{name}.js"),
+    )
+    return HTML(filled_page)
 
 
 def _file(name: str) -> str:
