@@ -17,6 +17,7 @@ _MODULES = {
     "corpora": "corpora",
     "deadline": "engine.deadline",
     "doctor": "tools.doctor",
+    "explorers": "figures.explorers",
     "figures": "figures",
     "figures_beyond": "figures.beyond",
     "findings": "course.findings",

@@ -34,6 +34,7 @@ from .settings import (  # noqa: F401  (a notebook names PROFILES run.PROFILES)
 
 # The record of a run that the deadline stopped: no success, and never among the others.
 PARTIAL = "record.partial.json"
+SMALL_MODELS = ("smoke", "laptop")  # profiles whose models gain nothing from many threads
 NEEDED_MB = 200  # below this much free disk, a run refuses to start
 
 
@@ -162,8 +163,10 @@ class Run:
     """
 
     def __init__(self, notebook: str, profile: str, seed: int, settings: dict, run_dir: str = ""):
-        from ..engine.device import machine_device
+        from ..engine.device import limit_threads, machine_device
 
+        if profile in SMALL_MODELS:
+            limit_threads()
         self.notebook = notebook
         self.profile = profile
         self.seed = seed
