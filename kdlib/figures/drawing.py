@@ -175,13 +175,14 @@ def paper() -> str:
     return plt.rcParams["axes.facecolor"]
 
 
-def on_slide(fig, corpus: str = "") -> None:
+def on_slide(fig, corpus: str = "", canvas: tuple[float, float] = CANVAS) -> None:
     """A figure on the slides' canvas: 16:9, and no letter smaller than the back of the room can
     read.
 
-    corpus: what the rows are, written into the corner; see `name_corpus`.
+    corpus: what the rows are, written into the corner; see `name_corpus`. canvas: of another
+    height, where a slide's title takes a part of it.
     """
-    fig.set_size_inches(CANVAS)
+    fig.set_size_inches(canvas)
     strip = 0.045 if corpus else 0  # of the height, kept free for one line
     fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08, rect=(0, strip, 1, 1 - strip))
     for ax in fig.axes:
