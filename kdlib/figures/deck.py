@@ -8,7 +8,6 @@ takes its `neutral` title instead. `read` checks the file, `slides` fills it, `w
 figures and writes the files.
 """
 
-import io
 import re
 import string
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import yaml
-from PIL import Image
 
 from ..course.findings import load as load_claims
 from ..course.stored import Missing, Stored
@@ -30,9 +28,6 @@ from .slides import FIGURES
 FILE = Path(__file__).with_name("deck.yaml")
 FOLDER = ROOT / "figures" / "deck"
 FONT = "DejaVu Sans"  # matplotlib brings it along; every figure is laid out for it
-CANVAS = (7.2, 3.3)  # of a figure under a slide's title: as wide as the slides' canvas, and lower
-PICTURE_WIDTH = 2400  # pixels: twice what a slide of 1,280 pixels gives to a figure
-COLOURS = 255  # of a picture's palette: a quarter of the bytes, and no difference to the eye
 
 KINDS = ("cover", "guess", "live", "vote", "figure", "points")
 KEYS = {
@@ -57,6 +52,8 @@ NOTE_HEADS = {
 @dataclass
 class Slide:
     """What one slide shows and says, with all numbers in place.
+
+    title: "" where the figure's own message becomes the title.
 
     kind: one of KINDS. kicker: the small line above the title. lead: the question of a guess. body:
     lines of text. tall: the figure needs 16:9. picture: the PNG's bytes. missing: why a figure
@@ -139,8 +136,10 @@ def _check_slide(slide: dict, where: str) -> None:
     _known(slide, "slide", where)
     _known(slide.get("notes", {}), "notes", where)
     kinds = [kind for kind in KINDS if kind in slide]
-    if len(kinds) != 1 or not slide.get("title"):
-        raise ValueError(f"deck.yaml, {where}: needs a title and one of {', '.join(KINDS)}")
+    if len(kinds) != 1:
+        raise ValueError(f"deck.yaml, {where}: needs one of {', '.join(KINDS)}")
+    if not slide.get("title") and kinds != ["figure"]:
+        raise ValueError(f"deck.yaml, {where}: needs a title; only a figure has its own message")
     name = slide.get("figure")
     if name and name not in FIGURES:
         raise ValueError(
@@ -150,7 +149,7 @@ def _check_slide(slide: dict, where: str) -> None:
         if claim not in CLAIMS:
             near = did_you_mean(claim, CLAIMS)
             raise ValueError(f"deck.yaml, {where}: there is no claim {claim!r}{near}")
-    if placeholders(slide["title"]) and not slide.get("neutral"):
+    if placeholders(slide.get("title", "")) and not slide.get("neutral"):
         raise ValueError(f"deck.yaml, {where}: a title with numbers needs a neutral one beside it")
     _check_numbers(slide, where)
 
@@ -225,10 +224,11 @@ def slides(session: dict, records: Records) -> tuple[list[Slide], list[str]]:
 
 def _filled(entry: dict, part: str, minute: float, records: Records) -> tuple[Slide, list[str]]:
     """(one slide with its numbers, what was missing)."""
-    where = f"slide {entry['title']!r}"
+    name = entry.get("title") or entry["figure"]
+    where = f"slide {name!r}"
     kind = next(kind for kind in KINDS if kind in entry)
     numbers = Numbers(_listed(entry.get("numbers")), records)
-    title = numbers.fill(entry["title"], where) or entry["neutral"]
+    title = numbers.fill(entry.get("title", ""), where) or entry.get("neutral", "")
     texts = {
         "figure": [],
         "guess": entry.get("choices", []),
@@ -281,14 +281,17 @@ def add_picture(slide: Slide, stored: Stored) -> str:
             plt.close(begun)
         told = str(why) if isinstance(why, Missing) else f"a record cannot be drawn: {why!r}"
         slide.missing = f"{told}. {how_to_make(draw, stored)}"
+        slide.title = slide.title or draw.title
         return slide.missing
     rows = corpus(slide.figure, stored.profile)
-    drawing.on_slide(fig, canvas=drawing.CANVAS if slide.tall else CANVAS)
-    slide.picture = small_png(fig)
+    said = drawing.take_message(fig)
+    drawing.on_slide(fig, canvas=drawing.CANVAS if slide.tall else drawing.UNDER_A_TITLE)
+    slide.picture = drawing.small_png(fig)
     plt.close(fig)
     slide.alt = draw.alt
     behind = slide.source or f"notebook {draw.notebook[:2]}, {_files_behind(stored)}"
     slide.source = " · ".join(filter(None, [rows, behind]))
+    slide.title = slide.title or said or draw.title
     if stored.incomplete:
         return f"drawn in part: {'; '.join(stored.incomplete)}"
     return ""
@@ -308,18 +311,6 @@ def how_to_make(draw, stored: Stored) -> str:
         f"or make it: python -m kdlib run {number} --profile {profile}, "
         f"then python -m kdlib store {number} {profile}"
     )
-
-
-def small_png(fig) -> bytes:
-    """A figure as a PNG with a palette: equal bytes for equal figures."""
-    drawn = io.BytesIO()
-    dpi = PICTURE_WIDTH / fig.get_size_inches()[0]
-    fig.savefig(drawn, format="png", dpi=dpi, metadata={"Software": None})
-    image = Image.open(drawn).convert("RGB")
-    reduced = image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    held = io.BytesIO()
-    reduced.save(held, format="PNG", optimize=True)
-    return held.getvalue()
 
 
 def check_font() -> None:
