@@ -202,8 +202,14 @@ class Numbers:
         if unknown:
             near = did_you_mean(unknown[0], self.values)
             raise ValueError(f"deck.yaml, {where}: no number is called {unknown[0]!r}{near}")
-        # a minus is not a hyphen
-        return re.sub(r"(?<![\w-])-(?=\d)", "−", text.format(**self.values))
+        return typeset(text.format(**self.values))
+
+
+def typeset(text: str) -> str:
+    """A minus instead of a hyphen, and no line break inside "T = 4" and "30 %"."""
+    text = re.sub(r"(?<![\w-])-(?=\d)", "−", text)
+    text = re.sub(r"(\d) %", "\\1\u00a0%", text)
+    return re.sub(r"\b(\w|ln 3|alpha) ([=≈]) (\S)", "\\1\u00a0\\2\u00a0\\3", text)
 
 
 # -- filling ---------------------------------------------------------------------------------------
@@ -291,7 +297,7 @@ def add_picture(slide: Slide, stored: Stored) -> str:
     slide.alt = draw.alt
     behind = slide.source or f"notebook {draw.notebook[:2]}, {_files_behind(stored)}"
     slide.source = " · ".join(filter(None, [rows, behind]))
-    slide.title = slide.title or said or draw.title
+    slide.title = slide.title or typeset(said) or draw.title
     if stored.incomplete:
         return f"drawn in part: {'; '.join(stored.incomplete)}"
     return ""
@@ -300,7 +306,7 @@ def add_picture(slide: Slide, stored: Stored) -> str:
 def _files_behind(stored: Stored) -> str:
     """The files that a figure was drawn from; their folder where they are many."""
     files = [path.relative_to(ROOT).as_posix() for path in stored.used]
-    return ", ".join(files) if len(files) <= 2 else f"{len(files)} files in data/results"
+    return ", ".join(files) if len(files) == 1 else f"{len(files)} files in data/results"
 
 
 def how_to_make(draw, stored: Stored) -> str:

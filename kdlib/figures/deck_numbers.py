@@ -65,6 +65,12 @@ class Records:
         return 100 * float(chosen.groupby("seed")[metric].mean().mean())
 
 
+def _budget(records, notebook: str, name: str) -> dict:
+    """Rows and epochs of a notebook's first record."""
+    settings = records.stored.records(notebook)[0]["settings"]
+    return {f"{name}rows": settings["train_rows"], f"{name}epochs": settings["epochs"]}
+
+
 # -- first session ---------------------------------------------------------------------------------
 
 
@@ -81,6 +87,8 @@ def race(records):
         "cut_out": 100 * found["accuracy, student, cut out"],
         "commonest": 100 * found["accuracy, commonest label"],
     }
+    numbers |= _budget(records, "00_start_here", "")
+    numbers |= _budget(records, "04_distilbert_mnli", "later_")
     holds = numbers["smaller"] > 1 and numbers["faster"] > 1 and numbers["lost"] > 0
     return numbers if holds else None
 
@@ -241,6 +249,25 @@ def lecture_rates(records):
 
 
 @number
+def lecture_qqp(records):
+    """The lecture's three QQP rates: the last has the accuracy of one answer, and its macro-F1."""
+    rows = records.stored.lecture()["qqp_learning_rates"]
+    rates = sorted(rows, key=lambda row: -row["learning_rate"])
+    numbers = {}
+    for name, row in zip("abc", rates):
+        numbers |= {f"{name}_accuracy": row["accuracy"], f"{name}_f1": row["macro_f1"]}
+    holds = numbers["c_accuracy"] > numbers["b_accuracy"] and numbers["c_f1"] < numbers["b_f1"]
+    return numbers if holds else None
+
+
+@number
+def two_verdicts(records):
+    """The words for two claims that most people vote for."""
+    judged = records.judged[1].set_index("id")["verdict"]
+    return {"powerful": judged["powerful"], "alpha": judged["alpha_higher"]}
+
+
+@number
 def hundredth(records):
     """On real MNLI rows a hundredth of the best rate loses this many points of macro-F1."""
     found = records.evidence("ratios", "MNLI", "largest − a hundredth")
@@ -322,7 +349,12 @@ def alpha_slopes(records):
     mnli = records.evidence("alpha_higher", "MNLI", "slope over alpha")
     if qqp["high"] >= 0:
         return None
-    numbers = {"qqp": qqp["mean"], "qqp_low": qqp["low"], "qqp_high": qqp["high"]}
+    numbers = {
+        "fall": -qqp["mean"],
+        "qqp": qqp["mean"],
+        "qqp_low": qqp["low"],
+        "qqp_high": qqp["high"],
+    }
     return numbers | {"mnli": mnli["mean"], "mnli_low": mnli["low"], "mnli_high": mnli["high"]}
 
 

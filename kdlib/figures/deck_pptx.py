@@ -14,7 +14,7 @@ from pptx.util import Inches, Pt
 
 WIDTH, HEIGHT = Inches(13 + 1 / 3), Inches(7.5)
 MARGIN = Inches(0.45)
-KICKER_TOP, TITLE_TOP, BODY_TOP, FOOT_TOP = (Inches(inch) for inch in (0.18, 0.48, 1.4, 7.08))
+KICKER_TOP, TITLE_TOP, BODY_TOP, FOOT_TOP = (Inches(inch) for inch in (0.18, 0.48, 1.42, 7.08))
 FONT = "Arial"  # on Windows and macOS; Linux has Liberation Sans, of the same widths
 # Of the files in the archive, and of the document: the same in every build.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -24,7 +24,7 @@ KICKERS = {"guess": "8A5200", "live": "00654A", "cover": "CFE3F5"}
 INK, BLUE, GREY = "111111", "0058A3", "555555"
 COVER_ROOM, COVER_LIST = (Inches(1.4), Inches(1.6)), Inches(3.4)
 TITLE_ONLY, TITLE_AND_TEXT = 5, 1  # the layouts of python-pptx's own template
-MANY = 7  # lines of text: beyond, in two columns and smaller
+MANY = 7  # lines of text: beyond, smaller letters
 
 
 def presentation(title: str, slides: list) -> bytes:
@@ -162,9 +162,6 @@ def _lines(made, slide) -> None:
         paragraph.space_after = Pt(8) if many else Pt(12)
         if slide.kind == "cover":
             paragraph.font.color.rgb = RGBColor(255, 255, 255)
-    if many:
-        frame._txBody.bodyPr.set("numCol", "2")
-        frame._txBody.bodyPr.set("spcCol", str(Inches(0.4)))
 
 
 def _same_every_time(held: io.BytesIO) -> bytes:
