@@ -98,10 +98,10 @@ def read(file: Path = FILE) -> dict:
         for part in session["parts"]:
             where = f"part {part.get('part')!r}"
             _known(part, "part", where)
-            _check_times(part, minute, where)
-            minute = part["to"]
             for slide in part["slides"]:
                 _check_slide(slide, where)
+            _check_times(part, minute, where)
+            minute = part["to"]
     for question in deck["quiz"]:
         _known(question, "question", f"question {question.get('ask')!r}")
         _check_numbers(question, f"question {question.get('ask')!r}")
@@ -206,10 +206,10 @@ class Numbers:
 
 
 def typeset(text: str) -> str:
-    """A minus instead of a hyphen, and no line break inside "T = 4" and "30 %"."""
-    text = re.sub(r"(?<![\w-])-(?=\d)", "−", text)
-    text = re.sub(r"(\d) %", "\\1\u00a0%", text)
-    return re.sub(r"\b(\w|ln 3|alpha) ([=≈]) (\S)", "\\1\u00a0\\2\u00a0\\3", text)
+    """A minus instead of a hyphen, and no line break inside "T = 4", "30 %" and "macro-F1"."""
+    text = re.sub(r"(?<![\w-])-(?=\d)", "−", text).replace("macro-F1", "macro\u2011F1")
+    text = re.sub(r"(\d) (%|GB)", "\\1\u00a0\\2", text).replace("ln 3", "ln\u00a03")
+    return re.sub(r"\b(\w|alpha) ([=≈]) (\S)", "\\1\u00a0\\2\u00a0\\3", text)
 
 
 # -- filling ---------------------------------------------------------------------------------------

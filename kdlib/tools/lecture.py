@@ -31,15 +31,16 @@ NEEDED_LIVE = ("data/mini_nli", "data/teachers/mini_nli")
 def check() -> list[Finding]:
     """All findings of the lecture room, in the order in which they should be mended."""
     findings = []
+    kept = Records(Stored("laptop"))  # the claims are judged once for all checks
     for name, look in CHECKS.items():
         try:
-            findings += look(name)
+            findings += look(name, kept)
         except (ValueError, OSError) as error:
             findings.append(Finding(name, False, str(error), "mend it, then ask again", True))
     return findings
 
 
-def built(name: str) -> list[Finding]:
+def built(name: str, kept: Records) -> list[Finding]:
     """Do the deck's files lie there, with the slides that deck.yaml and the records give now?"""
     described = deck.read()
     names = [f"{session['file']}.html" for session in described["sessions"]]
@@ -49,7 +50,7 @@ def built(name: str) -> list[Finding]:
     if lost:
         found = f"missing in {deck.FOLDER}: {', '.join(lost)}"
         return [Finding(name, False, found, "python -m kdlib deck", True)]
-    old = [session["file"] for session in described["sessions"] if _is_old(session)]
+    old = [session["file"] for session in described["sessions"] if _is_old(session, kept)]
     if old:
         found = f"older than deck.yaml or the records: {', '.join(old)}"
         return [Finding(name, False, found, "python -m kdlib deck")]
@@ -58,25 +59,24 @@ def built(name: str) -> list[Finding]:
     ]
 
 
-def _is_old(session: dict) -> bool:
+def _is_old(session: dict, kept: Records) -> bool:
     """A title that deck.yaml and the records give now does not stand in the file."""
     from html import unescape
 
     text = unescape((deck.FOLDER / f"{session['file']}.html").read_text(encoding="utf8"))
-    now, _ = deck.slides(session, Records(Stored("laptop")))
+    now, _ = deck.slides(session, kept)
     return any(slide.title not in text for slide in now)
 
 
-def records(name: str) -> list[Finding]:
+def records(name: str, kept: Records) -> list[Finding]:
     """Is every record there that a figure or a number of the deck reads?"""
-    described, stored = deck.read(), Stored("laptop")
     lost = []
-    for session in described["sessions"]:
-        made, problems = deck.slides(session, Records(stored))
+    for session in deck.read()["sessions"]:
+        made, problems = deck.slides(session, kept)
         lost += problems
         for slide in made:
             if slide.figure:
-                lost += _lost_table(slide.figure, stored)
+                lost += _lost_table(slide.figure, kept.stored)
     if lost:
         fix = "git checkout -- data brings the shipped records back; the slides say more"
         return [Finding(name, False, "; ".join(dict.fromkeys(lost)), fix)]
@@ -93,13 +93,13 @@ def _lost_table(figure: str, stored: Stored) -> list[str]:
     return []
 
 
-def live(name: str) -> list[Finding]:
+def live(name: str, kept: Records) -> list[Finding]:
     """Each live notebook's minutes by our records, and what its cells read."""
     lost = [place for place in NEEDED_LIVE if not (paths.ROOT / place).exists()]
     if lost:
         found = f"the live cells need {', '.join(lost)}"
         return [Finding(name, False, found, "git checkout -- data", True)]
-    kept, findings = Records(Stored("laptop")), []
+    findings = []
     for number in LIVE:
         notebook = notebook_path(number).stem
         try:
@@ -116,7 +116,7 @@ def live(name: str) -> list[Finding]:
     return findings
 
 
-def jupyter(name: str) -> list[Finding]:
+def jupyter(name: str, kept: Records) -> list[Finding]:
     """What opens the live notebooks, and moves the slider."""
     lost = [need for need in ("jupyterlab", "ipywidgets") if not importlib.util.find_spec(need)]
     if lost:
@@ -124,7 +124,7 @@ def jupyter(name: str) -> list[Finding]:
     return [Finding(name, True, "JupyterLab and ipywidgets are there")]
 
 
-def fonts(name: str) -> list[Finding]:
+def fonts(name: str, kept: Records) -> list[Finding]:
     """The figures' font, and one for the .pptx's text."""
     from matplotlib import font_manager
 
@@ -138,7 +138,7 @@ def fonts(name: str) -> list[Finding]:
     return [Finding(name, True, f"{deck.FONT} for figures, {here[0]} for slides")]
 
 
-def browser(name: str) -> list[Finding]:
+def browser(name: str, kept: Records) -> list[Finding]:
     """Something that opens the .html and JupyterLab."""
     found = next((one for one in BROWSERS if shutil.which(one)), "")
     if not found:
