@@ -19,6 +19,7 @@ from kdlib.figures import deck, deck_numbers, drawing, gallery
 from kdlib.figures.slides import FIGURES
 from kdlib.tools import lecture
 
+docx = pytest.importorskip("docx", reason="the extra `slides` is not installed")
 pptx = pytest.importorskip("pptx", reason="the extra `slides` is not installed")
 ROOT = Path(__file__).parent.parent
 SESSIONS = [session["file"] for session in deck.read()["sessions"]]
@@ -134,6 +135,15 @@ def test_the_page_needs_nothing_from_elsewhere(built, name):
         assert word in text
 
 
+def test_the_handout_has_all_claims_to_vote_on(built, records):
+    """As a page to print, and as a file to edit."""
+    text = (built / "handout.html").read_text("utf8")
+    written = docx.Document(built / "handout.docx")
+    cells = {cell.text for table in written.tables for row in table.rows for cell in row.cells}
+    for claim in records.judged[1]["claim"]:
+        assert f"<td>{claim}</td>" in text and claim in cells
+
+
 @pytest.mark.parametrize("name", SESSIONS)
 def test_synthetic_rows_are_called_synthetic_on_the_slide(built, name):
     for slide in slides_of(built / f"{name}.pptx"):
@@ -179,7 +189,7 @@ def test_equal_bytes_twice(tmp_path):
     for folder in ("a", "b"):
         assert deck.write(tmp_path / folder, file=file) == []
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["handout.html", "one.html", "one.pptx", "quiz.html"]
+    assert names == ["handout.docx", "handout.html", "one.html", "one.pptx", "quiz.html"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     with zipfile.ZipFile(tmp_path / "a" / "one.pptx") as archive:
@@ -276,6 +286,11 @@ def test_a_number_that_no_function_gives_is_refused(tmp_path):
         deck.write(tmp_path / "out", file=file)
 
 
+def test_a_file_without_a_part_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="this handout lacks 'symbols'"):
+        deck.read(small(tmp_path, SOFT, handout={"mistakes": [], "rates": []}))
+
+
 def test_text_that_is_no_yaml_is_refused(tmp_path):
     (tmp_path / "deck.yaml").write_text("sessions: [", "utf8")
     with pytest.raises(ValueError, match="is not YAML"):
@@ -303,8 +318,8 @@ def test_a_missing_font_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_without_python_pptx_the_pages_are_built(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kdlib.figures.deck_pptx", None)
-    (told,) = deck.write(tmp_path, file=small(tmp_path, SOFT))
-    assert "python-pptx is missing" in told and (tmp_path / "one.html").exists()
+    told = deck.write(tmp_path, file=small(tmp_path, SOFT))
+    assert "python-pptx is missing" in told[0] and (tmp_path / "one.html").exists()
 
 
 # -- single figures --------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ figures and writes the files.
 
 import re
 import string
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,6 +21,7 @@ from ..paths import ROOT, did_you_mean, write_text
 from . import drawing
 from .deck_numbers import NUMBERS, Records
 from .deck_pages import page
+from .deck_slide import KINDS, Slide
 from .gallery import UNFIT, corpus
 from .slides import FIGURES
 
@@ -29,7 +29,7 @@ FILE = Path(__file__).with_name("deck.yaml")
 FOLDER = ROOT / "figures" / "deck"
 FONT = "DejaVu Sans"  # matplotlib brings it along; every figure is laid out for it
 
-KINDS = ("cover", "guess", "live", "vote", "figure", "points")
+INSTALL = "pip install -c constraints.txt -e '.[slides]'"
 KEYS = {
     "deck": {"sessions", "quiz", "handout"},
     "session": {"file", "title", "parts"},
@@ -39,6 +39,7 @@ KEYS = {
     "question": {"ask", "choices", "answer", "why", "numbers"},
     "handout": {"rates", "symbols", "mistakes"},
 }
+OPTIONAL = {"numbers"}
 CLAIMS = {claim["id"]: claim["claim"] for claim in load_claims()}
 KICKERS = {"guess": "Guess first", "live": "Live", "vote": "Vote first"}
 NOTE_HEADS = {
@@ -47,39 +48,6 @@ NOTE_HEADS = {
     "wrong": "The usual wrong answer",
     "fallback": "If the live cell fails",
 }
-
-
-@dataclass
-class Slide:
-    """What one slide shows and says, with all numbers in place.
-
-    title: "" where the figure's own message becomes the title.
-
-    kind: one of KINDS. kicker: the small line above the title. lead: the question of a guess. body:
-    lines of text. tall: the figure needs 16:9. picture: the PNG's bytes. missing: why a figure
-    could not be drawn, and how to make its record.
-    """
-
-    kind: str
-    title: str
-    kicker: str
-    part: str
-    starts: float
-    minutes: float
-    lead: str = ""
-    body: list[str] = field(default_factory=list)
-    figure: str = ""
-    tall: bool = False
-    alt: str = ""
-    source: str = ""
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    missing: str = ""
-    picture: bytes = b""
-
-    @property
-    def notes_text(self) -> str:
-        """The notes as plain text, a paragraph a head."""
-        return "\n\n".join(f"{head}: {text}" for head, text in self.notes)
 
 
 # -- reading deck.yaml -----------------------------------------------------------------------------
@@ -105,17 +73,21 @@ def read(file: Path = FILE) -> dict:
     for question in deck["quiz"]:
         _known(question, "question", f"question {question.get('ask')!r}")
         _check_numbers(question, f"question {question.get('ask')!r}")
+    _known(deck["handout"], "handout", "handout")
     return deck
 
 
 def _known(item, kind: str, where: str) -> None:
-    """ValueError unless every key of an item is one of its kind's."""
+    """ValueError unless every key of an item is one of its kind's, and none is missing."""
     if not isinstance(item, dict):
         raise ValueError(f"deck.yaml, {where}: a {kind} is a list of names with values")
     for key in item:
         if key not in KEYS[kind]:
             near = did_you_mean(str(key), KEYS[kind])
             raise ValueError(f"deck.yaml, {where}: a {kind} has no {key!r}{near}")
+    for key in KEYS[kind] - OPTIONAL if kind not in ("slide", "notes") else ():
+        if key not in item:
+            raise ValueError(f"deck.yaml, {where}: this {kind} lacks {key!r}")
 
 
 def _check_times(part: dict, minute: float, where: str) -> None:
@@ -360,8 +332,7 @@ def write(out: Path = FOLDER, *, file: Path = FILE, profile: str = "laptop") -> 
     questions, lost = quiz(deck, records)
     problems += lost
     write_text(out / "quiz.html", page("quiz.html", questions=questions))
-    claims = records.judged[1].to_dict("records")
-    write_text(out / "handout.html", page("handout.html", claims=claims, **deck["handout"]))
+    problems += _write_handout(deck["handout"], records.judged[1].to_dict("records"), out)
     return list(dict.fromkeys(problems))
 
 
@@ -373,11 +344,19 @@ def _write_session(session: dict, made: list[Slide], out: Path) -> list[str]:
     try:
         from .deck_pptx import presentation
     except ImportError:
-        return [
-            "no .pptx was written: python-pptx is missing; "
-            "pip install -c constraints.txt -e '.[slides]'"
-        ]
+        return [f"no .pptx was written: python-pptx is missing; {INSTALL}"]
     (out / f"{name}.pptx").write_bytes(presentation(session["title"], made))
+    return []
+
+
+def _write_handout(contents: dict, claims: list[dict], out: Path) -> list[str]:
+    """handout.html and handout.docx; what was missing."""
+    write_text(out / "handout.html", page("handout.html", claims=claims, **contents))
+    try:
+        from .deck_docx import handout
+    except ImportError:
+        return [f"no .docx was written: python-docx is missing; {INSTALL}"]
+    (out / "handout.docx").write_bytes(handout(claims=claims, **contents))
     return []
 
 

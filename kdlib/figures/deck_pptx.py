@@ -12,6 +12,8 @@ from pptx.enum.text import MSO_ANCHOR, PP_ALIGN
 from pptx.oxml.ns import qn
 from pptx.util import Inches, Pt
 
+from .deck_slide import Slide
+
 WIDTH, HEIGHT = Inches(13 + 1 / 3), Inches(7.5)
 MARGIN = Inches(0.45)
 KICKER_TOP, TITLE_TOP, BODY_TOP, FOOT_TOP = (Inches(inch) for inch in (0.18, 0.48, 1.42, 7.08))
@@ -27,8 +29,8 @@ TITLE_ONLY, TITLE_AND_TEXT = 5, 1  # the layouts of python-pptx's own template
 MANY = 7  # lines of text: beyond, smaller letters
 
 
-def presentation(title: str, slides: list) -> bytes:
-    """A .pptx file of `deck.Slide`s, as bytes."""
+def presentation(title: str, slides: list[Slide]) -> bytes:
+    """A .pptx file of `Slide`s, as bytes."""
     deck = Presentation()
     deck.slide_width, deck.slide_height = WIDTH, HEIGHT
     _widen(deck)
@@ -40,13 +42,11 @@ def presentation(title: str, slides: list) -> bytes:
     about.revision, about.language = 1, "en"
     held = io.BytesIO()
     deck.save(held)
-    return _same_every_time(held)
+    return same_every_time(held)
 
 
 def single(name: str, title: str, picture: bytes, alt: str, source: str) -> bytes:
     """A .pptx file with one figure: `kdlib figures --format pptx`."""
-    from .deck import Slide
-
     slide = Slide("figure", title, "", "", 0, 0, figure=name, alt=alt, source=source)
     slide.picture = picture
     return presentation(title, [slide])
@@ -164,7 +164,7 @@ def _lines(made, slide) -> None:
             paragraph.font.color.rgb = RGBColor(255, 255, 255)
 
 
-def _same_every_time(held: io.BytesIO) -> bytes:
+def same_every_time(held: io.BytesIO) -> bytes:
     """The same archive with fixed times: python-pptx writes the clock's."""
     fixed = io.BytesIO()
     with zipfile.ZipFile(held) as old, zipfile.ZipFile(fixed, "w") as new:

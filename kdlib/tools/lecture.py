@@ -45,7 +45,7 @@ def built(name: str, kept: Records) -> list[Finding]:
     described = deck.read()
     names = [f"{session['file']}.html" for session in described["sessions"]]
     names += [f"{session['file']}.pptx" for session in described["sessions"]]
-    names += ["handout.html", "quiz.html"]
+    names += ["handout.html", "handout.docx", "quiz.html"]
     lost = [file for file in names if not (deck.FOLDER / file).is_file()]
     if lost:
         found = f"missing in {deck.FOLDER}: {', '.join(lost)}"
