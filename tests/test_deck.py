@@ -419,3 +419,46 @@ def test_a_browser_prints_a_slide_a_page(built, tmp_path):
         ]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         assert pdf_pages(pdf) == pages, name
+
+
+KEYS = "() => [location.hash, document.body.className, !!document.fullscreenElement]"
+FITS = """() => {
+  const slide = document.querySelector(".slide.here"), edge = slide.getBoundingClientRect();
+  const parts = [...slide.querySelectorAll("h2, li, img, p, footer span")];
+  const inside = parts.every(part => part.getBoundingClientRect().bottom <= edge.bottom + 1
+    && part.getBoundingClientRect().right <= edge.right + 1);
+  return inside && edge.bottom <= innerHeight + 1 && edge.right <= innerWidth + 1
+    && slide.querySelector(".body").scrollHeight <= slide.querySelector(".body").clientHeight + 1;
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SESSIONS)
+@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080)])
+def test_every_slide_fits_the_screen_and_the_keys_work(built, name, size):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("Chromium is not installed: apt install chromium")
+    said = []
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": size[0], "height": size[1]})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"file://{built}/{name}.html")
+        count = page.locator(".slide").count()
+        for number in range(1, count + 1):
+            assert page.evaluate(KEYS)[0] == f"#{number}" and page.evaluate(FITS), number
+            page.keyboard.press(("ArrowRight", "PageDown", " ")[number % 3])
+        assert page.evaluate(KEYS) == [f"#{count}", "", False], "it stays at the last slide"
+        page.keyboard.press("PageUp")
+        assert page.evaluate(KEYS)[0] == f"#{count - 1}"
+        for key, mark in (("o", "overview"), ("s", "show-notes"), ("b", "blank")):
+            page.keyboard.press(key)
+            assert page.evaluate(KEYS)[1] == mark
+            page.keyboard.press(key)
+        page.keyboard.press("f")
+        page.wait_for_function("() => !!document.fullscreenElement")
+        chromium.close()
+    assert not said

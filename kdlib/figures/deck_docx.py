@@ -54,8 +54,11 @@ def _blank():
     section.left_margin = section.right_margin = MARGIN
     section.top_margin = section.bottom_margin = MARGIN
     normal = page.styles["Normal"]
-    normal.font.name, normal.font.size = FONT, Pt(9.5)
-    normal.paragraph_format.space_after = Pt(3)
+    normal.font.name, normal.font.size = FONT, Pt(10.5)
+    normal.paragraph_format.space_after = Pt(2)
+    for level in (1, 2):
+        heading = page.styles[f"Heading {level}"].paragraph_format
+        heading.space_before, heading.space_after = Pt(6), Pt(2)
     about = page.core_properties
     about.title, about.author, about.last_modified_by = "Handout", "kdlib", "kdlib"
     about.created = about.modified = MADE
@@ -71,6 +74,9 @@ def _table(page, rows: list, widths: list) -> None:
     """A table with lines; widths in centimetres."""
     table = page.add_table(len(rows), len(widths), style="Table Grid")
     table.alignment = WD_TABLE_ALIGNMENT.CENTER
+    table.autofit = False
+    for column, width in zip(table.columns, widths):
+        column.width = Cm(width)
     for cells, row in zip(table.rows, rows):
         for cell, text, width in zip(cells.cells, row, widths):
             cell.text, cell.width = str(text), Cm(width)

@@ -278,7 +278,7 @@ def _rounded(stored):
 @figure(
     "08_limits",
     "Rounding on a number line",
-    "weights of the MiniNLI teacher",
+    "weights of a teacher on MiniNLI, synthetic",
     alt="""Two number lines with the same 32 weights of one group as ticks: above, the few grid
     points of 3 bits when the whole matrix shares one scale; below, those when the group has a scale
     of its own. Lines lead from each weight to the grid point that it is rounded to. Above more
