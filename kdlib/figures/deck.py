@@ -187,8 +187,8 @@ def typeset(text: str) -> str:
 # -- filling ---------------------------------------------------------------------------------------
 
 
-def slides(session: dict, records: Records) -> tuple[list[Slide], list[str]]:
-    """(the slides of a session without pictures, what was missing)."""
+def slides(session: dict, records: Records) -> tuple[list[Slide], list[tuple[str, str]]]:
+    """(the slides of a session without pictures, what was missing: which slide, and why)."""
     made, problems = [], []
     for part in session["parts"]:
         minute = part["from"]
@@ -196,7 +196,7 @@ def slides(session: dict, records: Records) -> tuple[list[Slide], list[str]]:
             slide, lost = _filled(entry, part["part"], minute, records)
             made.append(slide)
             minute += slide.minutes
-            problems += [f"slide {slide.title!r}: {why}" for why in lost]
+            problems += [(slide.title or slide.figure, why) for why in lost]
     return made, problems
 
 
@@ -258,9 +258,9 @@ def add_picture(slide: Slide, stored: Stored) -> str:
         for begun in set(plt.get_fignums()) - open_before:
             plt.close(begun)
         told = str(why) if isinstance(why, Missing) else f"a record cannot be drawn: {why!r}"
-        slide.missing = f"{told}. {how_to_make(draw, stored)}"
+        slide.missing = f"{told}. {how_to_make(told)}"
         slide.title = slide.title or draw.title
-        return slide.missing
+        return told
     rows = corpus(slide.figure, stored.profile)
     said = drawing.take_message(fig)
     drawing.on_slide(fig, canvas=drawing.CANVAS if slide.tall else drawing.UNDER_A_TITLE)
@@ -281,14 +281,32 @@ def _files_behind(stored: Stored) -> str:
     return ", ".join(files) if len(files) == 1 else f"{len(files)} files in data/results"
 
 
-def how_to_make(draw, stored: Stored) -> str:
-    """What brings a lost record of a figure back."""
-    number, profile = draw.notebook[:2], draw.file or stored.profile
+def how_to_make(told: str) -> str:
+    """What brings a lost record back; told: what was said of it, with its name."""
+    back = "Bring the shipped one back: git checkout -- data."
+    record = re.search(r"data/results/(\d\d)_\w+/([a-z]+)(_\w+)?\.json", told)
+    if not record:
+        return back
+    number, profile, more = record.groups()
+    name = f" --name {profile}{more}" if more else ""
     return (
-        "Bring it back with: git checkout -- data   "
-        f"or make it: python -m kdlib run {number} --profile {profile}, "
-        f"then python -m kdlib store {number} {profile}"
+        f"{back} Or make it: python -m kdlib run {number} --profile {profile}, "
+        f"then python -m kdlib store {number} {profile}{name}."
     )
+
+
+def report(problems: list[tuple[str, str]]) -> list[str]:
+    """A line a cause, however many slides it costs: (which slide, why) of each problem."""
+    slides_of = {}
+    for name, why in problems:
+        names = slides_of.setdefault(why, [])
+        if name not in names:
+            names.append(name)
+    lines = []
+    for why, names in slides_of.items():
+        advice = f". {how_to_make(why)}" if "data/" in why else ""
+        lines.append(f"{why}{advice} It costs: {'; '.join(filter(None, names))}")
+    return lines
 
 
 def check_font() -> None:
@@ -308,7 +326,7 @@ def check_font() -> None:
 
 
 def write(out: Path = FOLDER, *, file: Path = FILE, profile: str = "laptop") -> list[str]:
-    """All files of the deck into `out`. Returns what was missing, a line each.
+    """All files of the deck into `out`. Returns what was missing, a line a cause.
 
     A figure whose record is missing has a slide that says so; all others are built. Raises
     ValueError for a mistake in deck.yaml, OSError for a folder that cannot be written and for a
@@ -326,17 +344,17 @@ def write(out: Path = FOLDER, *, file: Path = FILE, profile: str = "laptop") -> 
         problems += lost
         for slide in made:
             if slide.figure and (why := add_picture(slide, stored)):
-                problems.append(f"slide {slide.title!r}: {why}")
+                problems.append((slide.title, why))
         problems += _write_session(session, made, out)
     drawing.style()
     questions, lost = quiz(deck, records)
     problems += lost
     write_text(out / "quiz.html", page("quiz.html", questions=questions))
     problems += _write_handout(deck["handout"], records.judged[1].to_dict("records"), out)
-    return list(dict.fromkeys(problems))
+    return report(problems)
 
 
-def _write_session(session: dict, made: list[Slide], out: Path) -> list[str]:
+def _write_session(session: dict, made: list[Slide], out: Path) -> list[tuple[str, str]]:
     """NAME.html and NAME.pptx; what was missing."""
     name = session["file"]
     html = page("deck.html", title=session["title"], slides=made)
@@ -344,18 +362,18 @@ def _write_session(session: dict, made: list[Slide], out: Path) -> list[str]:
     try:
         from .deck_pptx import presentation
     except ImportError:
-        return [f"no .pptx was written: python-pptx is missing; {INSTALL}"]
+        return [(f"{name}.pptx", f"python-pptx is missing: {INSTALL}.")]
     (out / f"{name}.pptx").write_bytes(presentation(session["title"], made))
     return []
 
 
-def _write_handout(contents: dict, claims: list[dict], out: Path) -> list[str]:
+def _write_handout(contents: dict, claims: list[dict], out: Path) -> list[tuple[str, str]]:
     """handout.html and handout.docx; what was missing."""
     write_text(out / "handout.html", page("handout.html", claims=claims, **contents))
     try:
         from .deck_docx import handout
     except ImportError:
-        return [f"no .docx was written: python-docx is missing; {INSTALL}"]
+        return [("handout.docx", f"python-docx is missing: {INSTALL}.")]
     (out / "handout.docx").write_bytes(handout(claims=claims, **contents))
     return []
 
@@ -375,13 +393,13 @@ def _writable(folder: Path) -> Path:
     return folder
 
 
-def quiz(deck: dict, records: Records) -> tuple[list[dict], list[str]]:
-    """(the questions with their numbers, what was missing). One without its numbers is left out."""
+def quiz(deck: dict, records: Records) -> tuple[list[dict], list[tuple[str, str]]]:
+    """(the questions with their numbers, which were left out and why). One without its numbers is left out."""
     questions, problems = [], []
     for entry in deck["quiz"]:
         where = f"question {entry['ask']!r}"
         numbers = Numbers(_listed(entry.get("numbers")), records)
-        problems += [f"{where}: {why}" for why in numbers.lost]
+        problems += [("a question of the quiz", why) for why in numbers.lost]
         ask, why = (numbers.fill(entry[key], where) for key in ("ask", "why"))
         choices = [numbers.fill(choice, where) for choice in entry["choices"]]
         if all([ask, why, *choices]):

@@ -73,7 +73,7 @@ def records(name: str, kept: Records) -> list[Finding]:
     lost = []
     for session in deck.read()["sessions"]:
         made, problems = deck.slides(session, kept)
-        lost += problems
+        lost += [why for _, why in problems]
         for slide in made:
             if slide.figure:
                 lost += _lost_table(slide.figure, kept.stored)
@@ -87,7 +87,7 @@ def _lost_table(figure: str, stored: Stored) -> list[str]:
     try:
         drawing.table_of(FIGURES[figure], stored)
     except Missing as why:
-        return [f"{figure}: {why}"]
+        return [str(why)]
     except UNFIT as why:
         return [f"{figure}: a record is damaged ({why!r})"]
     return []
@@ -104,11 +104,12 @@ def live(name: str, kept: Records) -> list[Finding]:
         notebook = notebook_path(number).stem
         try:
             minutes = kept.minutes(notebook)
-        except Missing:
+        except Missing as why:
             # notebook 10 keeps no reference run: it only reads the others' records
-            findings.append(
-                Finding(f"{name} {number}", True, "no reference run; it trains nothing")
-            )
+            reads = number == "10"
+            found = "half a minute; it trains nothing" if reads else f"minutes unknown: {why}"
+            fix = "" if reads else "git checkout -- data"
+            findings.append(Finding(f"{name} {number}", reads, found, fix))
             continue
         fix = "" if minutes <= SLOW_MINUTES else "start it before the session, or show the records"
         found = f"{minutes:.1f} minutes on one core, by our records"
