@@ -9,11 +9,12 @@ RUN := $(VENV)/bin/python
 export PYTHONNOUSERSITE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help install course lab lint test test-all test-newest figures real bench notebooks clean
+.PHONY: help install course lab lint test test-all test-newest figures deck real bench notebooks clean
 help:
 	@echo "make course     the notebooks, headless       make lab      JupyterLab with the course"
 	@echo "make test       the tests                      make test-all the slow rest"
 	@echo "make figures    redraw the slide figures       make real     fetch real rows (needs internet)"
+	@echo "make deck       two lectures, .pptx and .html"
 	@echo "make bench      speed and memory               make clean    delete runs/ and caches"
 
 # The stamp's name holds a hash of what is installed: unchanged files install nothing a second time.
@@ -22,7 +23,7 @@ install: $(STAMP)
 $(STAMP):
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(RUN) -m pip install -q -c constraints.txt torch --index-url $(TORCH_INDEX))
-	$(RUN) -m pip install -q -c constraints.txt -e ".[course,comet,lora,test]"
+	$(RUN) -m pip install -q -c constraints.txt -e ".[course,comet,lora,slides,test]"
 	$(RUN) -m pip check
 	rm -f $(VENV)/.installed-*; touch $@
 
@@ -49,12 +50,15 @@ test-all: install
 # kdlib on the newest transformers and numpy, without COMET: a second environment, so that one metric holds nobody hostage.
 test-newest:
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install -q "torch==$$(sed -n 's/^torch==//p' constraints.txt)" "transformers>=5" "numpy>=2" -e ".[course,test]"
+	.venv-newest/bin/python -m pip install -q "torch==$$(sed -n 's/^torch==//p' constraints.txt)" "transformers>=5" "numpy>=2" -e ".[course,slides,test]"
 	.venv-newest/bin/python -m pip check
 	.venv-newest/bin/python -m pytest -m "not slow and not notebook"
 
 figures: install
 	$(RUN) -m kdlib figures
+
+deck: install
+	$(RUN) -m kdlib deck
 
 real: install
 	$(RUN) -m kdlib get real

@@ -1,4 +1,4 @@
-"""The commands around the runs: figures, store, get, bench, doctor, test."""
+"""The commands around the runs: figures, deck, store, get, bench, doctor, test."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ MOST_TEST_PROCESSES = 4  # each holds a torch of its own, and up to 2 GB
     "formats",
     default="png,svg,pdf,csv",
     metavar="F1,F2,…",
-    help="some of png, svg, pdf, csv (default: all)",
+    help="some of png, svg, pdf, csv (default: these), pptx",
 )
 @click.option("--style", default="slides", help="slides (default: 16:9), paper or dark")
 @click.option(
@@ -74,6 +74,25 @@ def report(entries: list[dict], out: Path) -> int:
         more = f"; nor {'; '.join(others)}" if others else ""
         print(f"drawn in part: {figure}, without {first}: {why}{more}", file=sys.stderr)
     return 1 if missing or incomplete else 0
+
+
+@click.command()
+@click.option("--out", type=Path, help="a folder (default: figures/deck)")
+def deck(out) -> int:
+    """Build the two lectures, the handout and the quiz.
+
+    Each lecture is a .pptx and a .html with speaker notes, from kdlib/figures/deck.yaml and
+    data/results. Nothing is trained, torch is not loaded. The exit code is 1 if a record is
+    missing: its slide then says so.
+    """
+    from ..figures import deck
+
+    out = out or deck.FOLDER
+    problems = deck.write(out)
+    print(f"the deck is in {out}: open a .pptx, or a .html (F full screen, S notes, O overview)")
+    for why in problems:
+        print(f"kdlib deck: {why}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 @click.command()
@@ -174,7 +193,10 @@ def bench(what, quick, out) -> int:
 @click.option(
     "--measure", is_flag=True, help="set the memory estimate beside measurements, minutes"
 )
-def doctor(notebook, profile, parameters, need_gpu, plan, gpus, measure) -> int:
+@click.option(
+    "--lecture", is_flag=True, help="the lecture room: deck, records, live cells, fonts, browser"
+)
+def doctor(notebook, profile, parameters, need_gpu, plan, gpus, measure, lecture) -> int:
     """Check this machine, with a fix for each finding.
 
     NOTEBOOK: check what this one needs, and nothing else; a job does that first. The exit code is 1
@@ -184,6 +206,10 @@ def doctor(notebook, profile, parameters, need_gpu, plan, gpus, measure) -> int:
         from ..tools import ready
 
         return ready.main(notebook, profile, parameters, need_gpu=need_gpu)
+    if lecture:
+        from ..tools import lecture as room
+
+        return room.main()
     from ..tools import doctor
 
     return doctor.main(show_plan=plan, show_measured=measure, gpus=list(gpus) or None)
@@ -214,4 +240,4 @@ def test(slow) -> int:
     return subprocess.run(command, cwd=ROOT).returncode
 
 
-COMMANDS = (figures, store, get, bench, doctor, test)
+COMMANDS = (figures, deck, store, get, bench, doctor, test)

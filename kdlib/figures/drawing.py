@@ -9,6 +9,7 @@ a dark ground.
 
 import functools
 import html
+import io
 import json
 import textwrap
 from pathlib import Path
@@ -18,6 +19,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from ..paths import did_you_mean
 
@@ -30,8 +32,14 @@ DARK_GROUND = "#111111"
 STYLES = ("slides", "paper", "dark")
 FORMATS = ("png", "svg", "pdf", "csv")
 CANVAS = (7.2, 4.05)  # inches; letters are sized for this canvas blown up to a slide
+UNDER_A_TITLE = (7.2, 3.3)  # the same width, where a slide's own title takes the top
+PICTURE_WIDTH = 2400  # pixels in a .pptx: twice what a slide of 1,280 pixels shows
+COLOURS = 255  # of such a picture's palette: a quarter of the bytes, and no difference to the eye
 SLIDE_WIDTH = 13 + 1 / 3
 SMALLEST = 18 * CANVAS[0] / SLIDE_WIDTH  # points on the canvas that are 18 on a slide
+
+
+MESSAGE = "message"  # the mark of a title that says what the figure shows
 
 
 # -- what a figure knows of itself ---------------------------------------------------------------
@@ -177,13 +185,14 @@ def paper() -> str:
     return plt.rcParams["axes.facecolor"]
 
 
-def on_slide(fig, corpus: str = "") -> None:
+def on_slide(fig, corpus: str = "", canvas: tuple[float, float] = CANVAS) -> None:
     """A figure on the slides' canvas: 16:9, and no letter smaller than the back of the room can
     read.
 
-    corpus: what the rows are, written into the corner; see `name_corpus`.
+    corpus: what the rows are, written into the corner; see `name_corpus`. canvas: of another
+    height, where a slide's title takes a part of it.
     """
-    fig.set_size_inches(CANVAS)
+    fig.set_size_inches(canvas)
     strip = 0.045 if corpus else 0  # of the height, kept free for one line
     fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08, rect=(0, strip, 1, 1 - strip))
     for ax in fig.axes:
@@ -195,6 +204,22 @@ def on_slide(fig, corpus: str = "") -> None:
     fig.get_layout_engine().execute(fig)
     fig.set_layout_engine("none")
     name_corpus(fig, corpus, 0.012)
+
+
+def message(fig, text: str) -> None:
+    """The figure's message as its title, at the left. On the deck it is the slide's own title."""
+    shown = textwrap.fill(text, 62)
+    fig.suptitle(shown, x=0.015, ha="left", fontsize=12.5, weight="bold", gid=MESSAGE)
+
+
+def take_message(fig) -> str:
+    """The figure's message, which is taken out of the picture; "" where it has none."""
+    for text in fig.texts:
+        if text.get_gid() == MESSAGE:
+            said = " ".join(text.get_text().split())
+            text.set(text="", in_layout=False)
+            return said
+    return ""
 
 
 def name_corpus(fig, corpus: str, margin: float = 0.0) -> None:
@@ -236,6 +261,18 @@ def save_fig(
     for kind, path in zip(formats, paths):
         fig.savefig(path, metadata=metadata[kind])
     return paths
+
+
+def small_png(fig) -> bytes:
+    """A figure as a PNG with a palette: equal bytes for equal figures."""
+    drawn = io.BytesIO()
+    dpi = PICTURE_WIDTH / fig.get_size_inches()[0]
+    fig.savefig(drawn, format="png", dpi=dpi, metadata={"Software": None})
+    image = Image.open(drawn).convert("RGB")
+    reduced = image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    held = io.BytesIO()
+    reduced.save(held, format="PNG", optimize=True)
+    return held.getvalue()
 
 
 def show(fig, caption: str) -> None:

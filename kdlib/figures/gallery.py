@@ -26,6 +26,9 @@ from .slides import FIGURES
 UNFIT = (LookupError, StopIteration, TypeError, ValueError, AttributeError)
 
 
+ALL_FORMATS = (*FORMATS, "pptx")  # a .pptx has one figure on one slide
+
+
 def corpus(name: str, profile: str = "laptop") -> str:
     """What the rows of a figure are, in a few words; "" where no corpus is to be named."""
     draw = FIGURES[name]
@@ -83,9 +86,9 @@ def redraw(
     processes. Raises ValueError for an unknown format, style or notebook.
     """
     for kind in formats:
-        if kind not in FORMATS:
-            known = ", ".join(FORMATS)
-            near = did_you_mean(kind, FORMATS)
+        if kind not in ALL_FORMATS:
+            known = ", ".join(ALL_FORMATS)
+            near = did_you_mean(kind, ALL_FORMATS)
             raise ValueError(f"format must be some of {known}, not {kind!r}{near}")
     drawing.style(style)
     names, out = chosen(notebooks, profile), Path(out)
@@ -133,11 +136,12 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
         "notebook": f"notebooks/{draw.notebook}.ipynb",
         "corpus": corpus(name, stored.profile),
     }
-    pictures = [kind for kind in formats if kind != "csv"]
+    pictures = [kind for kind in formats if kind in ("png", "svg", "pdf")]
     open_before = set(plt.get_fignums())
     try:
         table = table_of(draw, stored)
         fig = draw(table) if pictures else None
+        slide = draw(table) if "pptx" in formats else None
     except (Missing, *UNFIT) as why:
         for begun in set(plt.get_fignums()) - open_before:
             plt.close(begun)
@@ -153,6 +157,8 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
     if "csv" in formats:
         files.append(out / f"{name}.csv")
         table.to_csv(files[-1], index=False, lineterminator="\n")
+    if slide:
+        files.append(_single_slide(slide, name, entry, out))
     entry |= {
         "data": _list(stored.used),
         "commit": _last_commit(stored.used),
@@ -165,6 +171,23 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
     if mixed := stored.versions():
         entry["mixed_versions"] = mixed
     return entry
+
+
+def _single_slide(fig, name: str, entry: dict, out: Path) -> Path:
+    """NAME.pptx: a figure with a native title, its alt text and its source."""
+    try:
+        from .deck_pptx import single
+    except ImportError:
+        wish = "pip install -c constraints.txt -e '.[slides]'"
+        raise ValueError(f"python-pptx is missing, which writes .pptx files: {wish}") from None
+    title = drawing.take_message(fig) or entry["title"]
+    drawing.on_slide(fig, canvas=drawing.UNDER_A_TITLE)
+    picture = drawing.small_png(fig)
+    plt.close(fig)
+    path = out / f"{name}.pptx"
+    source = " · ".join(filter(None, [entry["corpus"], entry["notebook"]]))
+    path.write_bytes(single(name, title, picture, FIGURES[name].alt, source))
+    return path
 
 
 def _not_drawn(draw, stored: Stored, why: Exception) -> dict:

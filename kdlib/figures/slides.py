@@ -5,7 +5,7 @@ To add a figure, write its function with `@figure(…)` above it in the module o
 give it its place here.
 """
 
-from . import beyond, glue, ideas, limits, llama
+from . import beyond, glue, ideas, lecture, limits, llama
 
 SLIDES = (
     ideas.teacher_and_student,
@@ -19,6 +19,7 @@ SLIDES = (
     ideas.nearer_then_farther,
     ideas.why_t_squared,
     ideas.pulls,
+    lecture.worked_row,
     ideas.mistakes,
     ideas.accuracy_hides,
     glue.mnli_rates,
@@ -27,6 +28,7 @@ SLIDES = (
     glue.live_curves,
     glue.methods,
     glue.methods_mnli,
+    lecture.gains,
     glue.qqp_rates,
     glue.learning_curves_qqp,
     glue.temperature_and_alpha,
@@ -36,6 +38,8 @@ SLIDES = (
     glue.confusion,
     glue.confusion_qqp,
     llama.prompt_legend,
+    lecture.shift_and_mask,
+    lecture.run_on,
     llama.token_divergence,
     llama.translation_rates,
     llama.eurollama_rates,
@@ -49,7 +53,9 @@ SLIDES = (
     limits.quantisation_plane_mnli,
     limits.layer_sensitivity,
     limits.into_few_bits,
+    lecture.number_line,
     limits.memory_bars,
+    lecture.batch_timeline,
     beyond.two_modes,
     beyond.hidden_states,
     beyond.cover_or_seek,

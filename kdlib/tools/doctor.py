@@ -45,7 +45,7 @@ NEEDED = (
     "psutil",
     "papermill",
 )
-INSTALL = "pip install -c constraints.txt -e '.[course,comet,lora,test]'"
+INSTALL = "pip install -c constraints.txt -e '.[course,comet,lora,slides,test]'"
 CU126 = "https://download.pytorch.org/whl/cu126"
 
 
