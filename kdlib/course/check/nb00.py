@@ -19,6 +19,7 @@ ANSWERS = {
 def median_latency(times, warmup):
     kept = sorted(times[warmup:])
     return kept[len(kept) // 2]
+
 The first passes are slow, because they fill caches: drop them before you sort. One interrupted
 pass moves the mean, but not the median.
 """,
@@ -26,6 +27,7 @@ pass moves the mean, but not the median.
 def ms_per_row(model, size):
     batch = glue.collator(tokenizer)([validation_set[i] for i in range(size)])
     return 1000 * models.latency(model, batch, device="cpu") / size
+
 latency returns seconds for the whole batch: multiply by 1000 and divide by the rows.
 """,
 }

@@ -17,6 +17,7 @@ wrong classes: 0.35 · log(0.15 / 0.05) + 0.05 · log(0.05 / 0.15) = 0.30 · log
     "01.2": """
 def to_glue(logits, order):
     return logits[:, [order.index(name) for name in votes.LABELS]]
+
 For each class of GLUE, ask at which place it stands in `order`. The opposite question gives
 the inverse permutation. Both are equal when two classes are exchanged, and differ when three
 rotate.
@@ -26,6 +27,7 @@ def best_weight(truth, soft, hard):
     def distance(weight):
         return votes.kl(truth, weight * soft + (1 - weight) * hard).mean()
     return min([step / 10 for step in range(11)], key=distance)
+
 On MiniNLI the best weight lies between 0 and 1: label and teacher err on different rows, so
 each knows something that the other does not.
 """,

@@ -17,6 +17,7 @@ def kd_gradient(student, teacher, temperature):
     q = torch.softmax(student / temperature, -1)
     p = torch.softmax(teacher / temperature, -1)
     return temperature * (q - p)
+
 The gradient of the KL is (q - p) / T, and T² times 1/T is T.
 """,
     "02.3": """
@@ -25,6 +26,7 @@ def best_temperature(truth, logits):
         log_q = F.log_softmax(torch.tensor(logits / T), -1).numpy()
         return -(truth * log_q).sum(-1).mean()
     return min(np.arange(0.1, 20, 0.02), key=cross_entropy)
+
 The entropy of the truth does not depend on T, so the cross-entropy has its minimum at the same
 T as the KL. Rows where the teacher is wrong want a much higher T than the others.
 """,
