@@ -1,6 +1,5 @@
 """Exercises of notebooks 00 to 02: the right answer passes, a typed number or a usual mistake does not."""
 
-import inspect
 import time
 
 import numpy as np
@@ -138,4 +137,4 @@ def test_a_hint_comes_first_and_never_the_answer(capsys, number):
 def test_every_exercise_has_an_answer_to_reveal(module):
     number = module.__name__[-2:]
     assert list(module.ANSWERS) == [f"{number}.{i}" for i in (1, 2, 3)]
-    assert all(len(inspect.cleandoc(text)) > 80 for text in module.ANSWERS.values())
+    assert all(len(text) > 80 for text in module.ANSWERS.values())

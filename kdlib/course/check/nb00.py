@@ -11,17 +11,25 @@ from .common import call, compare, question
 
 # The model answers, with the reason: what `kd.check.reveal` prints.
 ANSWERS = {
-    "00.1": """440 megabytes. A number of 32 bits takes 4 bytes, and 110 million × 4 bytes are
-    440 million bytes.""",
-    "00.2": """def median_latency(times, warmup):
-        kept = sorted(times[warmup:])
-        return kept[len(kept) // 2]
-    The first passes are slow, because they fill caches: drop them before you sort. One interrupted
-    pass moves the mean, but not the median.""",
-    "00.3": """def ms_per_row(model, size):
-        batch = glue.collator(tokenizer)([validation_set[i] for i in range(size)])
-        return 1000 * models.latency(model, batch, device="cpu") / size
-    latency returns seconds for the whole batch: multiply by 1000 and divide by the rows.""",
+    "00.1": """
+440 megabytes. A number of 32 bits takes 4 bytes, and 110 million × 4 bytes are
+440 million bytes.
+""",
+    "00.2": """
+def median_latency(times, warmup):
+    kept = sorted(times[warmup:])
+    return kept[len(kept) // 2]
+
+The first passes are slow, because they fill caches: drop them before you sort. One interrupted
+pass moves the mean, but not the median.
+""",
+    "00.3": """
+def ms_per_row(model, size):
+    batch = glue.collator(tokenizer)([validation_set[i] for i in range(size)])
+    return 1000 * models.latency(model, batch, device="cpu") / size
+
+latency returns seconds for the whole batch: multiply by 1000 and divide by the rows.
+""",
 }
 
 

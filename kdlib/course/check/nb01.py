@@ -10,19 +10,27 @@ from .common import array, call, compare, kl, question, softmax
 
 # The model answers, with the reason: what `kd.check.reveal` prints.
 ANSWERS = {
-    "01.1": """0.33 nats. In KL(truth ‖ B) - KL(truth ‖ A) all terms cancel but those of the two
-    wrong classes: 0.35 · log(0.15 / 0.05) + 0.05 · log(0.05 / 0.15) = 0.30 · log 3.""",
-    "01.2": """def to_glue(logits, order):
-        return logits[:, [order.index(name) for name in votes.LABELS]]
-    For each class of GLUE, ask at which place it stands in `order`. The opposite question gives
-    the inverse permutation. Both are equal when two classes are exchanged, and differ when three
-    rotate.""",
-    "01.3": """def best_weight(truth, soft, hard):
-        def distance(weight):
-            return votes.kl(truth, weight * soft + (1 - weight) * hard).mean()
-        return min([step / 10 for step in range(11)], key=distance)
-    On MiniNLI the best weight lies between 0 and 1: label and teacher err on different rows, so
-    each knows something that the other does not.""",
+    "01.1": """
+0.33 nats. In KL(truth ‖ B) - KL(truth ‖ A) all terms cancel but those of the two
+wrong classes: 0.35 · log(0.15 / 0.05) + 0.05 · log(0.05 / 0.15) = 0.30 · log 3.
+""",
+    "01.2": """
+def to_glue(logits, order):
+    return logits[:, [order.index(name) for name in votes.LABELS]]
+
+For each class of GLUE, ask at which place it stands in `order`. The opposite question gives
+the inverse permutation. Both are equal when two classes are exchanged, and differ when three
+rotate.
+""",
+    "01.3": """
+def best_weight(truth, soft, hard):
+    def distance(weight):
+        return votes.kl(truth, weight * soft + (1 - weight) * hard).mean()
+    return min([step / 10 for step in range(11)], key=distance)
+
+On MiniNLI the best weight lies between 0 and 1: label and teacher err on different rows, so
+each knows something that the other does not.
+""",
 }
 
 

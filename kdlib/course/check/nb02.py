@@ -7,21 +7,29 @@ from .common import array, call, normalised, question, softmax, variants
 
 # The model answers, with the reason: what `kd.check.reveal` prints.
 ANSWERS = {
-    "02.1": """(0.611, 0.272, 0.118). Logits are logarithms of the odds, and half a logarithm is
-    the logarithm of the square root. So take the roots 0.9, 0.4 and 0.173, and divide them by their
-    sum, 1.473.""",
-    "02.2": """def kd_gradient(student, teacher, temperature):
-        q = torch.softmax(student / temperature, -1)
-        p = torch.softmax(teacher / temperature, -1)
-        return temperature * (q - p)
-    The gradient of the KL is (q - p) / T, and T² times 1/T is T.""",
-    "02.3": """def best_temperature(truth, logits):
-        def cross_entropy(T):
-            log_q = F.log_softmax(torch.tensor(logits / T), -1).numpy()
-            return -(truth * log_q).sum(-1).mean()
-        return min(np.arange(0.1, 20, 0.02), key=cross_entropy)
-    The entropy of the truth does not depend on T, so the cross-entropy has its minimum at the same
-    T as the KL. Rows where the teacher is wrong want a much higher T than the others.""",
+    "02.1": """
+(0.611, 0.272, 0.118). Logits are logarithms of the odds, and half a logarithm is
+the logarithm of the square root. So take the roots 0.9, 0.4 and 0.173, and divide them by their
+sum, 1.473.
+""",
+    "02.2": """
+def kd_gradient(student, teacher, temperature):
+    q = torch.softmax(student / temperature, -1)
+    p = torch.softmax(teacher / temperature, -1)
+    return temperature * (q - p)
+
+The gradient of the KL is (q - p) / T, and T² times 1/T is T.
+""",
+    "02.3": """
+def best_temperature(truth, logits):
+    def cross_entropy(T):
+        log_q = F.log_softmax(torch.tensor(logits / T), -1).numpy()
+        return -(truth * log_q).sum(-1).mean()
+    return min(np.arange(0.1, 20, 0.02), key=cross_entropy)
+
+The entropy of the truth does not depend on T, so the cross-entropy has its minimum at the same
+T as the KL. Rows where the teacher is wrong want a much higher T than the others.
+""",
 }
 
 
