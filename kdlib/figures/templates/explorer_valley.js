@@ -46,6 +46,9 @@ function drawAxes(svg) {
 function drawNames(svg, curves) {
   let lowest = -Infinity;
   const ends = curves.map((curve) => ({ ...curve, y: up(curve.kl.at(-1)) + 4 }));
+  if (DATA.smoothed !== null) {
+    ends.push({ name: "smoothed label", color: "black", y: up(DATA.smoothed) + 4 });
+  }
   for (const end of ends.toSorted((a, b) => a.y - b.y)) {
     lowest = Math.max(end.y, lowest + 15);
     const look = { x: PLOT.right + 6, y: lowest, style: `fill: ${end.color}` };
@@ -62,7 +65,6 @@ function drawCurves(svg, step, curves) {
     const y = up(DATA.smoothed);
     const look = { y1: y, y2: y, stroke: "black", "stroke-dasharray": "2 3" };
     draw(svg, "line", { x1: PLOT.left, x2: PLOT.right, ...look });
-    draw(svg, "text", { x: PLOT.left + 4, y: y - 5, class: "small" }, "label, smoothed at best");
   }
   draw(svg, "line", { x1: x, x2: x, y1: PLOT.top, y2: PLOT.bottom, stroke: "black" });
   for (const curve of curves) {
