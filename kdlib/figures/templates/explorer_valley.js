@@ -1,7 +1,7 @@
 // The valley of KL over T: one T for the mean over all rows and for the bars of one of them.
 
 const { pair, right, logits, truth } = DATA.rows; // columns, a row each
-const PLOT = { left: 46, right: 400, top: 30, bottom: 245 };
+const PLOT = { left: 46, right: 390, top: 30, bottom: 245 };
 const T_FIRST = DATA.temperatures[0];
 const T_LAST = DATA.temperatures.at(-1);
 const fromOne = DATA.temperatures.findIndex((T) => T >= 1);
