@@ -34,7 +34,8 @@ ROOT = Path(__file__).parent.parent
 SECONDS = 120  # the longest that anything is waited for
 sync_api.expect.set_options(timeout=1000 * SECONDS)
 SIZES = [(1280, 800), (1920, 1080)]
-NEWS = "@jupyterlab/apputils-extension:announcements"  # its question covers a corner
+# The question about news covers a corner; the debugger complains of a kernel that is shut down.
+UNWANTED = ["@jupyterlab/apputils-extension:announcements", "@jupyterlab/debugger-extension"]
 NOTEBOOK = "window.jupyterapp.shell.currentWidget"
 KERNEL = f"{NOTEBOOK}.sessionContext.session?.kernel"
 OPEN = ".jp-NotebookPanel:not(.lm-mod-hidden)"  # the notebook in the tab that is in front
@@ -86,7 +87,7 @@ def lab(tmp_path_factory):
     }
     page_config = home / "CONFIG" / "labconfig" / "page_config.json"
     page_config.parent.mkdir(parents=True)
-    page_config.write_text(json.dumps({"disabledExtensions": {NEWS: True}}))
+    page_config.write_text(json.dumps({"disabledExtensions": dict.fromkeys(UNWANTED, True)}))
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0",
         "--allow-root", "--expose-app-in-browser", f"--notebook-dir={folder}",

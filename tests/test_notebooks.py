@@ -177,8 +177,14 @@ def test_what_a_user_may_set_by_p_is_accepted_under_full(given, capsys):
 def test_pictures_carry_their_alt_text(path):
     for cell in cells(path):
         pictures = [o for o in cell["outputs"] if "image/png" in o.get("data", {})]
-        texts = [o for o in cell["outputs"] if "".join(o.get("text", "")).startswith("Figure: ")]
-        assert len(texts) >= len(pictures), cell["source"]
+        texts = [
+            "".join(o.get("text") or o.get("data", {}).get("text/plain", ""))
+            for o in cell["outputs"]
+        ]
+        captions = [text for text in texts if text.startswith("Figure: ")]
+        assert len(captions) >= len(pictures), cell["source"]
+        for alt in (o["metadata"].get("image/png", {}).get("alt") for o in pictures):
+            assert alt is None or f"Figure: {alt}" in captions, cell["source"]
 
 
 # -- they run ---------------------------------------------------------------------------------------------------------

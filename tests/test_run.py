@@ -353,3 +353,19 @@ def test_a_figure_is_drawn_shown_and_kept(capsys):
 def test_the_folder_given_with_a_tilde(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert start(run_dir="~/mine").folder == tmp_path / "mine" and not Path("~").exists()
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cores, threads", [(1, 1), (2, 1), (4, 2), (64, 2)])
+def test_small_models_take_half_the_cores_and_two_threads_at_most(monkeypatch, cores, threads):
+    chosen = []
+    monkeypatch.setattr("kdlib.engine.device.cores", lambda: cores)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    start()
+    assert chosen == [], "the user has said how many"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    start()
+    assert chosen == [threads]

@@ -6,7 +6,7 @@ without torch.
 
 The rooms: `drawing` (style, saving, what figures share), a module a chapter (`ideas`, `glue`,
 `llama`, `limits`, `beyond`), `slides` (all of them, in order), `gallery` (records in, files out),
-`widgets` and `legend` (for a notebook's screen).
+`explorers` and `legend` (for a notebook's screen), `widgets` (the tables behind explorers).
 """
 
 # ruff: noqa: F401  (this is the door: what `figures.` offers)

@@ -1,25 +1,16 @@
-"""Interactive explorers for JupyterLab. Each is the twin of a static figure, which stands before it
-in the notebook and says the same on paper, to a screen reader and in a batch run; the explorer only
-redraws that figure for a value in between.
+"""The tables of figures whose twin is an explorer (see `explorers`): what the slider shows, for a
+few values on paper.
 
-    widgets.temperature(logits, classes)                       # twin of figures.softening
-    widgets.loss_mix(student_logits, teacher_logits, label)    # twin of figures.pulls
+    figures.softening(widgets.softened(logits, [1, 2, 4, 8]))            # explorers.temperature
+    figures.pulls(widgets.pushes(student, teacher, label, settings))     # explorers.pushes
 """
 
-import io
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .ideas import pulls, softening
+from . import explorers
 
 CLASSES = ("A", "B", "C")
-CENTRAL = {
-    "layout": {"width": "26em"},
-    "style": {"description_width": "7em"},
-    "continuous_update": False,
-}
 
 
 def softened(logits, temperatures, classes=CLASSES) -> pd.DataFrame:
@@ -52,51 +43,14 @@ def pushes(student, teacher, label: int, settings, classes=CLASSES) -> pd.DataFr
 
 
 def temperature(logits, classes=CLASSES):
-    """A slider for T beside the bars it flattens. logits: (classes,), array or tensor. The
-    widget.
-    """
-
-    def draw(T):
-        return softening(softened(logits, [T], classes))
-
-    return _explorer(draw, softening.alt, T=_temperature_slider(-2, 6))
+    """The same as `explorers.temperature`."""
+    return explorers.temperature(logits, classes)
 
 
 def loss_mix(student, teacher, label: int, classes=CLASSES):
-    """Sliders for alpha (weight of the soft loss) and T beside the push on each student logit."""
-    from ipywidgets import FloatSlider
-
-    def draw(alpha, T):
-        return pulls(pushes(student, teacher, label, [(alpha, T)], classes))
-
-    reach = {"value": 0.5, "min": 0, "max": 1, "step": 0.05}
-    alpha = FloatSlider(**reach, description="alpha (soft)", **CENTRAL)
-    return _explorer(draw, pulls.alt, alpha=alpha, T=_temperature_slider(-1, 4))
-
-
-def _temperature_slider(least: int, most: int):
-    """A slider from 2 ** least to 2 ** most."""
-    from ipywidgets import FloatLogSlider
-
-    reach = {"value": 2, "base": 2, "min": least, "max": most, "step": 0.25}
-    return FloatLogSlider(**reach, description="temperature T", **CENTRAL)
-
-
-def _explorer(draw, alt: str, **sliders):
-    """Sliders above the figure that `draw(**values)` returns, an Image with the figure's alt
-    text.
-    """
-    from IPython.display import Image, display
-    from ipywidgets import HTML, VBox, interactive_output
-
-    def show(**values):
-        figure, png = draw(**values), io.BytesIO()
-        figure.savefig(png, format="png")
-        plt.close(figure)
-        display(Image(png.getvalue(), alt=alt))
-
-    caption = HTML(f"<small>Figure: {alt}</small>")
-    return VBox([*sliders.values(), interactive_output(show, sliders), caption])
+    """`explorers.pushes` for one student."""
+    students = {"this one": student}
+    return explorers.pushes(teacher, label, students=students, classes=classes)
 
 
 def _softmax(logits, T: float) -> np.ndarray:

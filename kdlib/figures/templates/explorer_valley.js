@@ -1,7 +1,7 @@
 // The valley of KL over T: one T for the mean over all rows and for the bars of one of them.
 
 const { pair, right, logits, truth } = DATA.rows; // columns, a row each
-const PLOT = { left: 46, right: 400, top: 30, bottom: 245 };
+const PLOT = { left: 46, right: 390, top: 30, bottom: 245 };
 const T_FIRST = DATA.temperatures[0];
 const T_LAST = DATA.temperatures.at(-1);
 const fromOne = DATA.temperatures.findIndex((T) => T >= 1);
@@ -46,6 +46,9 @@ function drawAxes(svg) {
 function drawNames(svg, curves) {
   let lowest = -Infinity;
   const ends = curves.map((curve) => ({ ...curve, y: up(curve.kl.at(-1)) + 4 }));
+  if (DATA.smoothed !== null) {
+    ends.push({ name: "smoothed label", color: "black", y: up(DATA.smoothed) + 4 });
+  }
   for (const end of ends.toSorted((a, b) => a.y - b.y)) {
     lowest = Math.max(end.y, lowest + 15);
     const look = { x: PLOT.right + 6, y: lowest, style: `fill: ${end.color}` };
@@ -62,7 +65,6 @@ function drawCurves(svg, step, curves) {
     const y = up(DATA.smoothed);
     const look = { y1: y, y2: y, stroke: "black", "stroke-dasharray": "2 3" };
     draw(svg, "line", { x1: PLOT.left, x2: PLOT.right, ...look });
-    draw(svg, "text", { x: PLOT.left + 4, y: y - 5, class: "small" }, "label, smoothed at best");
   }
   draw(svg, "line", { x1: x, x2: x, y1: PLOT.top, y2: PLOT.bottom, stroke: "black" });
   for (const curve of curves) {
