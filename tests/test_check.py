@@ -129,6 +129,7 @@ def fitted(logits, labels, loss=None, grid=np.geomspace(0.02, 30, 1500)):
     """A fine grid search, which needs no gradient."""
 
     def ce(z):
+        z = z - z.max(1, keepdims=True)
         log_probabilities = z - np.log(np.exp(z).sum(1, keepdims=True))
         return -log_probabilities[np.arange(len(labels)), labels].mean()
 
@@ -137,14 +138,15 @@ def fitted(logits, labels, loss=None, grid=np.geomspace(0.02, 30, 1500)):
 
 def brier(labels):
     def loss(z):
-        p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+        p = probabilities(z)
         return ((p - np.eye(z.shape[1])[labels]) ** 2).mean()
 
     return loss
 
 
 def probabilities(z):
-    return np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    weights = np.exp(z - z.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,13 @@ def kd_on_targets(student, teacher, labels, T, shift=1, factor=None, swap=False,
         per_token = -(t.exp() * s).sum(-1)
     else:
         per_token = (t.exp() * (t - s)).sum(-1)
-    divided = {"mean": len(per_token), "sum": 1, "rows": 2, "all": labels.numel(), "entropy": 7}
+    divided = {
+        "mean": len(per_token),
+        "sum": 1,
+        "rows": 2,
+        "all": labels.numel(),
+        "entropy": len(per_token),
+    }
     return per_token.sum() / divided[how] * (T * T if factor is None else factor)
 
 
@@ -523,7 +531,7 @@ def test_08_1(capsys, how, message):
         (lambda w, b, g: rounded(w, b, w.shape[1]), "a row shares one scale"),
         (lambda w, b, g: rounded(w, b, 2, down=True), "down the columns"),
         (lambda w, b, g: rounded(w, b, g).flatten(), "shape (2, 8)"),
-        (lambda w, b, g: w, "the first row should be"),
+        (lambda w, b, g: w, "your first row is"),
     ],
 )
 def test_08_1_groups(capsys, given, message):
@@ -586,7 +594,7 @@ OTHER = {"forward_kl": "reverse_kl", "reverse_kl": "forward_kl"}
         (lambda s, t, d: both_ways(s, t, d, T=2.0), "default of 2"),
         (lambda s, t, d: both_ways(s, t, d, part="total"), "with its labels"),
         (lambda s, t, d: both_ways(s, t, d, steps=5), "More steps"),
-        (lambda s, t, d: both_ways(s, t, d, rate=float("nan"), steps=2), "NaN"),
+        (lambda s, t, d: both_ways(s, t * float("nan"), d, steps=2), "NaN"),
         (lambda s, t, d: both_ways(s, t, d)(), "Return the student"),
     ],
 )
@@ -796,7 +804,7 @@ def test_the_stored_runs_show_what_the_clues_say():
     assert end["accuracy"].idxmin() == "A" and end.loc["A", "accuracy"] < 1 / 3
     moved = (first["kl_to_teacher"] - end["kl_to_teacher"]).drop("A")
     assert moved.idxmin() == "B" and moved["B"] > 0
-    assert (end["hard_loss"].drop("A") > np.log(3)).tolist() == [False, True, False, False, False]
+    assert set(end.index[end["hard_loss"] > np.log(3)]) == {"A", "C"}
     sound = first.loc["sound", "soft_loss"]
     T = broken_runs.settings()["temperature"]
     assert first.loc["E", "soft_loss"] == pytest.approx(sound / T**2, rel=1e-3)

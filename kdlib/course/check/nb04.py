@@ -2,6 +2,34 @@
 
 from .common import call, number, question
 
+ANSWERS = {
+    "04.1": """
+def macro_f1_of_one_answer(p, classes=3):
+    return 2 * p / (1 + p) / classes
+
+Why: the class that is always answered has precision p and recall 1, so its F1 is 2p / (1 + p). The
+other classes are never answered and have the F1 0. They count in the mean all the same.
+""",
+    "04.2": """
+def farthest(rate, steps, warmup):
+    rising = sum(rate * i / warmup for i in range(warmup))
+    falling = sum(rate * (steps - i) / (steps - warmup) for i in range(warmup, steps))
+    return rising + falling
+
+Why: Adam moves a weight by about one learning rate a step, so the sum of all rates is about as far
+as a weight can travel. It is nearly one half of rate times steps.
+""",
+    "04.3": """
+def gain(runs):
+    at_top = runs[runs["learning_rate"] == runs["learning_rate"].max()]
+    by_seed = at_top.pivot_table(index="seed", columns="method", values="accuracy")
+    return 100 * (by_seed["kd"] - by_seed["ce"]).mean()
+
+Why: a seed's two runs share their rows and their order, so their difference says more than the
+difference of two means. A seed that only one method has drops out.
+""",
+}
+
 
 @question("04.1")
 def macro_f1_of_one_answer(function):
@@ -16,7 +44,8 @@ def macro_f1_of_one_answer(function):
             "the accuracy is taken for the F1": p,
             "percentages and shares are mixed": 100 * right,
         }
-        if wrong := number(call(function, p, classes), right, mistakes):
+        hint = "What are precision and recall of the class that is answered, and of the others?"
+        if wrong := number(call(function, p, classes), right, mistakes, hint=hint):
             return f"For p = {p} and {classes} classes: {wrong}"
 
 
@@ -34,7 +63,8 @@ def farthest(function):
         "one half of rate × steps is taken, which is near but not the sum": constant / 2,
     }
     given = call(function, rate, steps, warmup)
-    return number(given, rising + falling, mistakes, tolerance=1e-6)
+    hint = "Add up the rates of four steps by hand, with a warm-up of two."
+    return number(given, rising + falling, mistakes, tolerance=1e-6, hint=hint)
 
 
 @question("04.3")
@@ -55,4 +85,6 @@ def gain(function):
         "shares are not turned into points": 0.025,
         "the sign is turned round (KD minus CE is asked)": -2.5,
     }
-    return number(call(function, pd.DataFrame(columns)), 2.5, mistakes, tolerance=1e-6)
+    hint = "Keep the largest rate, put a seed's two runs side by side, and average the differences."
+    given = call(function, pd.DataFrame(columns))
+    return number(given, 2.5, mistakes, tolerance=1e-6, hint=hint)

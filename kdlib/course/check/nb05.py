@@ -140,24 +140,25 @@ def fitted_temperature(function):
             ),
             "T is squared": right**2,
         }
-        of = f"On rows of a model that is {name}: "
-        # A T at an end of what was searched: nothing inside stopped it.
-        if 0 < given < right / 4:
-            return of + (
-                f"T = {given:.3g} runs towards 0. That happens when the *largest* cross-entropy is "
-                "looked for, or when the model's own answers are taken for the labels."
-            )
-        if given > 3 * right and name == "overconfident":
-            return of + (
-                f"T = {given:.3g} wins by being modest: the softest answers are not the ones that "
-                "are right as often as they say."
-            )
         hint = (
             "Print the cross-entropy at a few temperatures around yours. "
             "A grid must be fine, and a gradient needs steps enough."
         )
-        if wrong := number(given, right, mistakes, tolerance=0.02, hint=hint):
-            return of + wrong
+        wrong = number(given, right, mistakes, tolerance=0.02, hint=hint)
+        if wrong is None:
+            continue
+        # A T at an end of what was searched: nothing inside stopped it.
+        if hint in wrong and 0 < given < right / 4:
+            wrong = (
+                f"T = {given:.3g} runs towards 0. That happens when the *largest* cross-entropy is "
+                "looked for, or when the model's own answers are taken for the labels."
+            )
+        elif hint in wrong and given > 3 * right:
+            wrong = (
+                f"T = {given:.3g} wins by being modest: the softest answers are not the ones that "
+                "are right as often as they say."
+            )
+        return f"On rows of a model that is {name}: {wrong}"
 
 
 @question("05.3")

@@ -28,7 +28,7 @@ depends on how the teacher spreads the rest over other tokens.
     "06.3": """
 def cut(ids, labels, max_length, stop):
     over = max(0, len(ids) - max_length)
-    return ids[: stop - over] + ids[stop:], labels[: stop - over] + labels[stop:]
+    return tuple(row[: stop - over] + row[stop:] for row in (ids, labels))
 
 Why: the source pays. The target must stay whole, or the model learns not to end. The system's turn
 and the token that closes the user's turn stay, too, because they belong to the prompt's form.

@@ -95,7 +95,7 @@ def _sentence(negation: str) -> re.Pattern:
 
 
 DENIES, AFFIRMS = _sentence("n'a (pas|point)"), _sentence("a")
-KNOWN = set(" ".join([REFERENCE.lower().rstrip("."), "point", *VERBS, *NOUNS, *LINKS]).split())
+KNOWN = set(" ".join([REFERENCE.lower().rstrip("."), "a", "point", *VERBS, *NOUNS, *LINKS]).split())
 
 
 def _plain(text: str) -> str:

@@ -231,12 +231,12 @@ def _greedy_mistake(given: list[int], prompt: list[int], longest: int) -> str | 
             f"Your loop goes on where it should stop: at the end token {END}, "
             "and after `longest` tokens."
         )
+    if len(given) < len(right) and given == right[: len(given)]:
+        return f"Your loop stops too early: after {len(given)} tokens, without an end token."
     if len(given) > 1 and set(given) == {first}:
         return "The same token comes again and again: append each new token before you ask again."
     if given and given[0] == int(NEXT[prompt[0]].argmax()) != first:
         return "The logits of the *first* position are used: what follows stands at the last one."
-    if len(given) < len(right) and given == right[: len(given)]:
-        return f"Your loop stops too early: after {len(given)} tokens, without an end token."
     return "The greedy answer takes the likeliest token at each place, and yours does not."
 
 
