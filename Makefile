@@ -29,8 +29,12 @@ $(STAMP):
 course: install
 	$(RUN) -m kdlib course
 
+# The address that it prints leads to notebook 00: over SSH or in WSL, paste it into a browser. Its question about Jupyter's news
+# would cover a corner of the notebook.
 lab: install
-	$(VENV)/bin/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+	@$(VENV)/bin/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements 2>/dev/null
+	@echo "Opening notebook 00. If no browser opens, copy the address below that ends in a token. Stop with Ctrl-C, twice."
+	$(VENV)/bin/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: install lint
 	$(RUN) -m kdlib test

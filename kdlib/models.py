@@ -406,6 +406,21 @@ def latency(
     return sorted(seconds[warmup:])[repeats // 2]
 
 
+def take_turns(models: dict, batch: dict, *, rounds: int = 15, device: str | None = None) -> dict:
+    """{name: median seconds of a forward pass}, the models taking turns.
+
+    A machine that is busy for a moment slows whoever is asked then. In turns that hits all alike,
+    and a median leaves it out.
+    """
+    seconds = {name: [] for name in models}
+    for name, model in models.items():
+        latency(model, batch, repeats=1, device=device)  # warms up
+    for _ in range(rounds):
+        for name, model in models.items():
+            seconds[name].append(latency(model, batch, repeats=1, warmup=0, device=device))
+    return {name: sorted(passes)[rounds // 2] for name, passes in seconds.items()}
+
+
 def _wait_for(device: torch.device) -> None:
     """A GPU's kernels run on after the call has returned: a clock must wait for them."""
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What people say, beside what a teacher says: rows with a *distribution* of answers, and logits.
+"""Rows whose answer is known as a *distribution*, beside the label and a teacher's logits.
 
     rows = votes.load("data/mini_nli")   # embedded: the true distribution, the teacher that ships
     rows = votes.load("chaosnli")        # real: 100 human votes a row, and a RoBERTa-base's logits
@@ -27,15 +27,15 @@ LETTERS = "enc"
 
 
 class Source(NamedTuple):
-    """How tables name a source: the rows, who gave the distribution, who the teacher is."""
+    """How tables name a source: the rows, what their distribution is, who the teacher is."""
 
     rows: str
-    people: str
+    truth: str
     teacher: str
 
 
 CHAOS = Source("ChaosNLI (real rows)", "100 people", "RoBERTa-base")
-MINI = Source("MiniNLI (synthetic)", "true distribution", "4-layer BERT")
+MINI = Source("MiniNLI (synthetic)", "truth", "4-layer BERT")
 
 
 def about(source: str) -> Source:
@@ -46,10 +46,10 @@ def about(source: str) -> Source:
 def load(
     source: str = "data/mini_nli", *, teacher: str = "data/teachers/mini_nli", rows: int = 0
 ) -> pd.DataFrame:
-    """Rows with three opinions each: uid, premise, hypothesis, people, label, logits.
+    """Rows with three opinions each: uid, premise, hypothesis, truth, label, logits.
 
-    people: (3,) float64, sums to 1; label: the corpus' one label; logits: (3,) float32; classes in
-    GLUE's order. source: "chaosnli" (after `python -m kdlib get real --part chaosnli`), or a folder
+    truth: (3,) float64, sums to 1: the votes of 100 people on real rows, the true distribution of
+    synthetic ones. label: the corpus' one label; logits: (3,) float32; classes in GLUE's order. source: "chaosnli" (after `python -m kdlib get real --part chaosnli`), or a folder
     of the embedded corpus' layout. teacher: whom to ask about the embedded rows; ChaosNLI comes
     with its teacher's answers. rows: so many of them, the same ones each time (0: all).
     FileNotFoundError with advice when the rows are not there, ValueError for a file that is cut off
@@ -103,7 +103,7 @@ def _chaosnli(folder: Path) -> pd.DataFrame:
             "uid": row["uid"],
             "premise": row["example"]["premise"],
             "hypothesis": row["example"]["hypothesis"],
-            "people": counts / counts.sum(),
+            "truth": counts / counts.sum(),
             "label": LETTERS.index(row["old_label"]),
             "logits": np.asarray(logits[row["uid"]], np.float32)[to_glue],
         }
@@ -154,7 +154,7 @@ def _embedded(source: str, teacher: str, rows: int) -> pd.DataFrame:
         "uid": [str(i) for i in data["idx"]],
         "premise": data["premise"],
         "hypothesis": data["hypothesis"],
-        "people": list(np.asarray(data["label_dist"], np.float64)),
+        "truth": list(np.asarray(data["label_dist"], np.float64)),
         "label": data["label"],
         "logits": list(logits),
     }

@@ -143,7 +143,7 @@ def test_five_points_at_a_time_share_the_cores(notebook, tmp_path, monkeypatch, 
     (tmp_path / "meet").mkdir()
     monkeypatch.setenv("MEET", str(tmp_path / "meet"))
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr("kdlib.batch.sweeps._cores", lambda: 11)
+    monkeypatch.setattr("kdlib.batch.sweeps.cores", lambda: 11)
     path = notebook(MEET, "run.finish()")
     broken = place_of(path, "smoke", {"seed": 3, "learning_rate": 0.5})[1] / "record.json"
     broken.parent.mkdir(parents=True)

@@ -16,7 +16,7 @@ from kdlib.course.run import settings_of
 from kdlib.paths import ROOT
 from kdlib.tools import room
 
-PAGES = ("README.md", "CLUSTER.md")
+PAGES = ("README.md", "CLUSTER.md", "TEACHING.md")
 
 
 def commands() -> list[tuple[str, str]]:

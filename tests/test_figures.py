@@ -417,18 +417,21 @@ def test_the_gallery_names_the_corpus_in_words(stored):
     )
 
 
-@pytest.mark.parametrize("file, corpus", [("laptop", "true distribution"), ("lab", "100 people")])
-def test_whose_entropy_it_is_is_said(file, corpus):
-    """The stored records of notebook 01: synthetic rows have a true distribution, real ones have people."""
-    table = (
-        gallery.Stored(file)
-        .table("01_soft_targets", "dark_knowledge_or_smoothing")
-        .drop(columns="who", errors="ignore")
-    )
-    ax = figures.dark_knowledge_or_smoothing(
-        table if file == "laptop" else table.assign(who="100 people")
-    ).axes[0]
-    assert corpus in ax.get_ylabel() and any(corpus in t.get_text() for t in ax.texts)
+@pytest.mark.parametrize("file, whose", [("laptop", "truth"), ("lab", "100 people")])
+def test_whose_entropy_it_is_is_said(file, whose):
+    """The stored records of notebook 01: synthetic rows have a truth, real ones have people."""
+    table = gallery.Stored(file).table("01_soft_targets", "dark_knowledge_or_smoothing")
+    ax = figures.dark_knowledge_or_smoothing(table).axes[0]
+    assert whose in ax.get_ylabel() and any(whose in t.get_text() for t in ax.texts)
+    plt.close("all")
+
+
+def test_synthetic_rows_are_never_called_people():
+    """Notebook 02's panels: people stand in the axis of the real rows alone."""
+    table = gallery.Stored("laptop").table("02_temperature", "nearer_then_farther")
+    fig = figures.nearer_then_farther(table)
+    labels = {ax.get_title().split(" (")[0]: ax.get_ylabel() for ax in fig.axes}
+    assert "people" in labels["ChaosNLI"] and "KL(truth" in labels["MiniNLI"]
     plt.close("all")
 
 

@@ -478,6 +478,11 @@ def test_the_readme_says_what_the_records_say():
     )
 
 
+def test_the_readme_is_read_in_one_sitting():
+    words = (ROOT / "README.md").read_text("utf8").split()
+    assert len([word for word in words if any(map(str.isalnum, word))]) <= 900
+
+
 def test_the_readmes_links_lead_somewhere():
     import re
 
@@ -486,6 +491,5 @@ def test_the_readmes_links_lead_somewhere():
     assert len(links) > 15 and not [t for t in links if not (ROOT / t).exists()]
     assert (
         all(len(alt.split()) >= 8 for alt in re.findall(r"!\[([^\]]*)\]", text))
-        and text.count("![") >= 4
+        and text.count("![") >= 2
     )
-    assert (ROOT / "figures" / "notebook.png").stat().st_size < 300_000

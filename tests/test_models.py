@@ -261,6 +261,21 @@ def test_size_counts_a_shared_weight_once():
     assert models.size(both.half())["megabytes"] == 220 * 2 / 1e6
 
 
+def test_models_that_take_turns_suffer_alike(teacher, batch, monkeypatch):
+    """The machine is busy in the second half of the passes: both medians see it, or neither."""
+    order = []
+
+    def passes(model, batch, *, repeats, warmup=3, device=None):
+        order.append(model)
+        busy = len(order) > 2 + 10
+        return (2.0 if model == "large" else 1.0) + 100 * busy
+
+    monkeypatch.setattr(models, "latency", passes)
+    found = models.take_turns({"slow": "large", "fast": "small"}, batch, rounds=5)
+    assert order == ["large", "small"] * 6, "one pass each to warm up, then turns"
+    assert found == {"slow": 2.0, "fast": 1.0}
+
+
 def test_latency_measures_with_dropout_off_and_leaves_the_mode(teacher, batch):
     modes = []
     teacher.register_forward_hook(lambda module, args, out: modes.append(module.training))

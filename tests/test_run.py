@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -256,13 +257,35 @@ def test_the_record(fresh_runs, capsys):
     assert (record["notebook"], record["profile"], record["seed"]) == (NOTEBOOK, "smoke", 3)
     assert record["settings"]["temperature"] == 4.0 and record["settings"] == vars(run.settings)
     assert (
-        set(record["stage_seconds"]) == {"one"}
+        set(record["stage_seconds"]) == set(record["stage_processor_seconds"]) == {"one"}
+        and record["processor_seconds"] > 0
         and record["versions"]["torch"]
         and 0 < record["peak_gb"] < 100
     )
     assert str(fresh_runs) not in capsys.readouterr().out.replace(str(run.folder.name), ""), (
         "a machine's path was printed"
     )
+
+
+def test_a_stage_pays_for_what_it_computes_and_not_for_waiting():
+    """A busy machine makes a run longer, not dearer."""
+
+    def waits():
+        time.sleep(0.4)
+
+    def computes():
+        return sum(i * i for i in range(2_000_000))
+
+    run = start()
+    run.stage("waits", waits)
+    run.stage("computes", computes)
+    seconds, paid = (run.draft()[name] for name in ("stage_seconds", "stage_processor_seconds"))
+    assert seconds["waits"] >= 0.4 > paid["waits"] + 0.1
+    assert paid["computes"] >= 0.02
+    again = start()
+    again.stage("computes", computes)
+    kept = again.draft()["stage_processor_seconds"]
+    assert kept["computes"] == paid["computes"], "a stage that is loaded tells what it took then"
 
 
 def test_an_old_record_does_not_vouch_for_a_new_run():

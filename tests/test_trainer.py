@@ -10,7 +10,7 @@ import tiny
 import torch
 from helpers import count_calls, in_two_processes
 from references import divergence_of
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from kdlib import glue, methods, models
 from kdlib.engine.checkpoints import newest_checkpoint
@@ -284,7 +284,9 @@ def test_without_processing_class_collator_or_evaluation_set(tmp_path, encoded, 
 # -- interruption ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_resumed_in_a_later_epoch_ends_bit_equal(tmp_path, tokenizer, encoded, teacher):
+def test_a_run_resumed_in_a_later_epoch_ends_bit_equal(
+    tmp_path, tokenizer, encoded, teacher, capsys
+):
     def prepare(folder):
         return tiny.trainer(
             folder,
@@ -297,7 +299,7 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_equal(tmp_path, tokenizer, enco
             save_strategy="steps",
             save_steps=4,
             logging_strategy="steps",
-            logging_steps=4,
+            logging_steps=6,  # a line covers steps from before and after the checkpoint
             eval_strategy="steps",
             eval_steps=4,
         )
@@ -306,17 +308,39 @@ def test_a_run_resumed_in_a_later_epoch_ends_bit_equal(tmp_path, tokenizer, enco
     whole.fit()
     shutil.copytree(tmp_path / "whole" / "checkpoint-16", tmp_path / "cut" / "checkpoint-16")
     resumed = prepare(tmp_path / "cut")
+    capsys.readouterr()
     resumed.fit()
+    assert "step    16/30  going on from this checkpoint\n" in capsys.readouterr().out
     assert resumed.state.global_step == whole.state.global_step == 30
     assert tiny.difference(whole.model.state_dict(), resumed.model.state_dict()) == 0
     curve = lambda t: [
-        [e.get(k) for k in ("step", "ce", "kd", "eval_ce", "eval_kd")]
+        [e.get(k) for k in ("step", "loss", "ce", "kd", "eval_ce", "eval_kd")]
         for e in t.state.log_history[:-1]
     ]
     assert curve(whole) == curve(resumed)
     again = prepare(tmp_path / "whole")
     again.fit()  # a finished run has nothing left to do
     assert tiny.difference(whole.model.state_dict(), again.model.state_dict()) == 0
+
+
+def test_an_interrupted_training_says_in_one_line_where_it_goes_on(
+    tmp_path, tokenizer, encoded, teacher
+):
+    class Reader(TrainerCallback):
+        def on_step_end(self, args, state, control, **kw):
+            if state.global_step == 7:
+                raise KeyboardInterrupt  # what the stop button sends
+
+    def prepare(**more):
+        return tiny.trainer(tmp_path, tiny.bert(2, seed=8), encoded, tokenizer, teacher, **more)
+
+    for saved, place in (("no", "the beginning"), ("steps", "step 4")):
+        trainer = prepare(per_device_train_batch_size=5, save_strategy=saved, save_steps=4)
+        trainer.add_callback(Reader())
+        with pytest.raises(KeyboardInterrupt) as interrupted:
+            trainer.fit()
+        line = f"stopped at step 7; run this cell again to go on from {place}"
+        assert interrupted.value._render_traceback_() == [line] == [str(interrupted.value)]
 
 
 def three_epochs(folder: Path) -> None:

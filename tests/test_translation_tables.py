@@ -167,7 +167,11 @@ def test_the_plane_has_the_student_and_both_kinds_of_grid():
     )
     translators = [{"name": "3 bits, one step", "mb": 1.0, "bleu": 20.0}]
     table = figures.plane_rows(
-        "MNLI student", used, {"4 bits, groups of 32": (0.5, 69.0)}, translators
+        "MNLI student",
+        used,
+        {"4 bits, groups of 32": (0.5, 69.0)},
+        "MiniParl translator",
+        translators,
     )
     assert table["method"].tolist() == ["fp32", "4 bits, groups of 32", "3 bits, one step"]
     assert table["one_scale"].tolist() == [False, False, True]

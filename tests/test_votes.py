@@ -53,9 +53,9 @@ def chaos(tmp_path, monkeypatch):
 
 def test_joins_by_uid_and_reorders_to_glue(chaos):
     table = votes.load("chaosnli")
-    assert list(table.columns) == ["uid", "premise", "hypothesis", "people", "label", "logits"]
+    assert list(table.columns) == ["uid", "premise", "hypothesis", "truth", "label", "logits"]
     assert table["uid"].tolist() == ["a", "b"]  # "c" has no logits
-    np.testing.assert_allclose(np.stack(table["people"]), [[0.6, 0.3, 0.1], [0, 0.4, 0.6]])
+    np.testing.assert_allclose(np.stack(table["truth"]), [[0.6, 0.3, 0.1], [0, 0.4, 0.6]])
     np.testing.assert_allclose(np.stack(table["logits"]), [[3, 1, -1], [-2, 0.5, 4]])
     assert table["label"].tolist() == [0, 2] and votes.LABELS == glue.MNLI.labels
 
@@ -120,7 +120,7 @@ def test_the_embedded_source_has_the_same_columns(mini, chaos):
     table = votes.load(corpus, teacher=teacher)
     assert list(table.columns) == list(votes.load("chaosnli").columns)
     np.testing.assert_allclose(np.stack(table["logits"]), answers, atol=1e-5)
-    np.testing.assert_allclose(np.stack(table["people"]), [[0.5, 0.3, 0.2]] * 60)
+    np.testing.assert_allclose(np.stack(table["truth"]), [[0.5, 0.3, 0.2]] * 60)
     assert (answers.argmax(-1) == table["label"]).all()
     assert len(votes.load(corpus, teacher=teacher, rows=30)) == 30
 
@@ -139,7 +139,7 @@ def test_a_corpus_without_a_true_distribution_is_refused(tmp_path, mini):
 )
 def test_the_real_votes_give_the_known_numbers():
     table = votes.load("chaosnli")
-    people, logits = np.stack(table["people"]), torch.tensor(np.stack(table["logits"]))
+    people, logits = np.stack(table["truth"]), torch.tensor(np.stack(table["logits"]))
     kl = lambda T, order=(0, 1, 2): votes.kl(people, soft_targets(logits[:, list(order)], T)).mean()
     assert len(table) == 1569
     assert [round(kl(T), 3) for T in (1, 4, 8)] == [0.706, 0.245, 0.273]

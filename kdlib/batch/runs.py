@@ -67,8 +67,8 @@ def run_notebook(
 
     Raises ValueError before anything runs when a parameter is unknown or of another type, OSError
     when another live run has the folder. A deadline (see `deadline`) makes it code 75 and a partial
-    record. `threads` is the kernel's OMP_NUM_THREADS unless the environment has one (0: torch takes
-    every core). Setting `stop` from another thread ends the run with KeyboardInterrupt.
+    record. `threads` is the kernel's OMP_NUM_THREADS unless the environment has one (0: `kd.start`
+    chooses). Setting `stop` from another thread ends the run with KeyboardInterrupt.
     """
     path = notebook_path(notebook)
     parameters = dict(parameters or {})

@@ -4,7 +4,6 @@ sweep("05", {"alpha": [0.25, 0.5], "seed": [0, 1]}, "laptop", jobs=2)
 """
 
 import itertools
-import os
 import sys
 import threading
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from ..course.notebooks import notebook_path
 from ..engine import deadline
+from ..engine.processes import cores
 from .runs import (
     FAILED,
     OK,
@@ -110,7 +110,7 @@ def _run_points(
 
     # torch takes every core; several that do so at once wait for each other and are many times
     # slower than one by one
-    threads = max(1, _cores() // jobs) if jobs > 1 else 0
+    threads = max(1, cores() // jobs) if jobs > 1 else 0
     failures, codes, stop = [], set(), threading.Event()
     bar = tqdm(total=len(points), unit="run", disable=not sys.stderr.isatty())
 
@@ -174,10 +174,3 @@ def _finished(folder: Path) -> bool:
     with suppress(ValueError, OSError):
         return bool(results.read(folder / "record.json"))
     return False
-
-
-def _cores() -> int:
-    """The cores that this process may use, which a cluster makes fewer than the node has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -194,6 +194,10 @@ def _answer(evidence: Evidence, limits: dict) -> dict:
         mean, n = values[0], 0
         low, high = mean * (1 - evidence.tolerance), mean * (1 + evidence.tolerance)
         answer = verdict(low, high, 2, **limits)  # the tolerance is tested, as if by repetition
+    elif evidence.over_rows is not None:
+        mean, low, high, n, _ = evidence.over_rows
+        answer = verdict(low, high, n, **limits)
+        p = statistics.p_of_interval(evidence.over_rows, next(iter(limits.values())))
     else:
         mean, low, high, n, _ = results.interval(values)
         answer = verdict(low, high, n, **limits)

@@ -118,6 +118,31 @@ def lecture() -> dict:
     return Stored("").lecture()
 
 
+def model_sizes() -> pd.DataFrame:
+    """What models of 70B, 8B and 1B parameters ask of one kind of GPU (data/results/model_sizes.json).
+
+    At 16 bits a parameter takes 2 bytes. To write one token, a model must read all its weights
+    once, so the memory's bandwidth limits the tokens a second: of one answer at a time, and at
+    best. A token's cost is GPU-seconds, so its ratio holds at any rent.
+    """
+    facts = Stored("").json("results/model_sizes.json")
+    gpu = facts["gpu"]
+    table = pd.DataFrame(facts["models"]).drop(columns="source")
+    gigabytes = 2 * table["parameters"] / 1e9
+    gpus = np.ceil(gigabytes / gpu["memory_gb"]).astype(int)
+    cost = gigabytes / gpu["bandwidth_gb_per_second"]
+    return pd.DataFrame(
+        {
+            "model": table["model"],
+            "parameters (billions)": table["parameters"] / 1e9,
+            "GB at 16 bits": gigabytes,
+            f"{gpu['name']} needed": gpus,
+            "tokens a second, at most": gpus / cost,
+            "cost of a token (smallest: 1)": cost / cost.min(),
+        }
+    ).set_index("model")
+
+
 def bench(name: str) -> pd.DataFrame:
     """The stored table of a benchmark, one row a measurement.
 
@@ -274,6 +299,13 @@ def scores(
     return table.reset_index()
 
 
+def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `relative` in front: each learning rate as a share of the largest, "1/100"."""
+    ratios = table["learning_rate"].max() / table["learning_rate"]
+    shares = [f"1/{ratio:,.0f}" if ratio > 1 else "1" for ratio in ratios]
+    return pd.concat([pd.Series(shares, table.index, name="relative"), table], axis=1)
+
+
 def against(table: pd.DataFrame, other: str) -> pd.DataFrame:
     """Each column of `table` but `other`: mean ± sd, and what it is more than `other`, row by row.
 
@@ -301,6 +333,18 @@ def by_alpha(grid: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     points = grid.groupby("seed")["seed"].transform("size")
     whole_grid = grid[points == points.max()]
     return whole_grid.pivot_table(index="seed", columns="alpha", values=metric)
+
+
+def beside_stored(draft: dict, profile: str, ours: str, theirs: str) -> pd.DataFrame:
+    """This run's numbers beside the course's own of another profile: a row a number that both have.
+
+    draft: `run.draft()`; ours, theirs: the columns' names.
+    """
+    mine = draft["results"]
+    stored = reference_records(draft["notebook"], profile)[-1]["results"]
+    shared = [name for name in mine if name in stored]
+    columns = {ours: [mine[name] for name in shared], theirs: [stored[name] for name in shared]}
+    return pd.DataFrame(columns, index=shared)
 
 
 def _all_settings(record: dict) -> dict:

@@ -34,6 +34,7 @@ from .settings import (  # noqa: F401  (a notebook names PROFILES run.PROFILES)
 
 # The record of a run that the deadline stopped: no success, and never among the others.
 PARTIAL = "record.partial.json"
+SMALL_MODELS = ("smoke", "laptop")  # profiles whose models gain nothing from many threads
 NEEDED_MB = 200  # below this much free disk, a run refuses to start
 
 
@@ -135,6 +136,15 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _processor_seconds() -> float:
+    """Computed by this process and by those that it waited for, all cores together.
+
+    A busy machine makes a run longer, not dearer: bills are told in these seconds.
+    """
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def _train_and_store(function, inputs: dict, seed: int, place: Path) -> None:
     """What each of several processes does; the first one keeps the value."""
     from . import stages
@@ -153,8 +163,10 @@ class Run:
     """
 
     def __init__(self, notebook: str, profile: str, seed: int, settings: dict, run_dir: str = ""):
-        from ..engine.device import machine_device
+        from ..engine.device import limit_threads, machine_device
 
+        if profile in SMALL_MODELS:
+            limit_threads()
         self.notebook = notebook
         self.profile = profile
         self.seed = seed
@@ -162,7 +174,8 @@ class Run:
         self.device = machine_device()
         self.folder = run_folder(notebook, profile, seed, settings, run_dir)
         self._open()
-        self._results, self._tables, self._seconds = {}, {}, {}
+        self._results, self._tables = {}, {}
+        self._seconds, self._processor_seconds = {}, {}  # of each stage
         self._began = time.perf_counter()
         self.partial = {}  # {stage: what the deadline left undone}
         deadline.take()  # notes of an earlier run in this kernel
@@ -226,6 +239,7 @@ class Run:
 
         kept = stages.load(place)
         self._seconds[name] = kept["seconds"]
+        self._processor_seconds[name] = kept.get("processor_seconds")
         # what it took then is what the same will take after training
         deadline.spend(**kept.get("spent", {}))
         print(f"stage {name}: loaded, nothing that it depends on has changed")
@@ -235,6 +249,7 @@ class Run:
         """The value, the seconds, and what the deadline is to know of them."""
         set_seed(self.seed)  # a stage's numbers must not depend on which stages were loaded
         began, spent_before = time.perf_counter(), deadline.spent()
+        processor_began = _processor_seconds()
         self._note_between()
         count = processes.processes()
         if count > 1 and "folder" in inputs:  # a training: other stages have nothing to share
@@ -242,12 +257,18 @@ class Run:
         else:
             value = function(**inputs)
         self._seconds[name] = round(time.perf_counter() - began, 2)
+        self._processor_seconds[name] = round(_processor_seconds() - processor_began, 2)
         spent = {
             what: seconds
             for what, seconds in deadline.spent().items()
             if spent_before.get(what) != seconds
         }
-        return {"value": value, "seconds": self._seconds[name], "spent": spent}
+        return {
+            "value": value,
+            "seconds": self._seconds[name],
+            "processor_seconds": self._processor_seconds[name],
+            "spent": spent,
+        }
 
     def _compute_in_processes(self, function, inputs: dict, count: int):
         from . import stages
@@ -306,6 +327,8 @@ class Run:
             "results": self._results,
             "tables": self._tables,
             "stage_seconds": self._seconds,
+            "stage_processor_seconds": self._processor_seconds,
+            "processor_seconds": round(_processor_seconds(), 1),
             "seconds": round(time.perf_counter() - self._began, 1),
             "peak_gb": round(peak_memory_gb(), 2),
             "device": self.device,

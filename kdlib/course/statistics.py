@@ -93,6 +93,16 @@ def p_value(values, limit: float = 0.0) -> float:
     return float(2 * t.sf(abs(mean - limit) / error, count - 1))
 
 
+def p_of_interval(found: Difference, limit: float = 0.0) -> float:
+    """Two-sided, of a 95 % interval whose numbers are not at hand, as if it were a bell curve's."""
+    from scipy.stats import norm
+
+    error = (found.high - found.low) / (2 * norm.ppf(0.975))
+    if error == 0:
+        return float(found.mean == limit)
+    return float(2 * norm.sf(abs(found.mean - limit) / error))
+
+
 def detectable(values, power: float = 0.8, level: float = 0.95) -> float:
     """The smallest true difference that as many seeds, as scattered as these, would mostly show.
 

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from .. import chat, models, scores, translation
 from ..engine import stored_answers, teacher_cache
 from ..engine.stored_answers import StoredAnswers
@@ -335,7 +337,11 @@ def write_answers(corpus: str, weights: Path, out: Path) -> None:
     )
     system = settings["system"]
     english = list(asked["en"])
-    said = translation.translate(teacher, tokenizer, english, system=system)
+    # Half precision is enough to choose the likeliest word, and twice as fast where a machine
+    # multiplies it; what it knows about each word is asked in float32.
+    dtype = models.machine_dtype() if settings.get("dtype") == "auto" else torch.float32
+    speaker = models.load_causal(weights, dtype=dtype)
+    said = translation.translate(speaker, tokenizer, english, system=system)
     own = datasets.Dataset.from_dict({"en": english, "fr": [text or "." for text in said.texts]})
     told = {
         "references": (datasets.concatenate_datasets([asked, seen_on_the_way]), None),

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from .processes import cores
+
 
 def machine_device() -> str:
     """ "cuda", "mps" or "cpu": where runs, teacher passes, evaluations and translations compute.
@@ -16,6 +18,22 @@ def machine_device() -> str:
     # torch's processes cannot talk to each other through MPS.
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     return "mps" if alone and torch.backends.mps.is_available() else "cpu"
+
+
+def threads_for_small_models() -> int:
+    """Half the cores, and at most two: more threads than free cores only wait for one another.
+
+    A tiny model's matrix products are too small to share. A second thread gains a third where a
+    core is free for it; where none is, because a browser or another notebook computes as well, a
+    training takes ten times as long.
+    """
+    return max(1, min(2, cores() // 2))
+
+
+def limit_threads() -> None:
+    """Torch takes the threads that suit a small model, unless OMP_NUM_THREADS says how many."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads_for_small_models())
 
 
 @contextmanager

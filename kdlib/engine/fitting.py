@@ -14,11 +14,19 @@ from .progress import Progress
 from .sampler import LengthGroupedSampler, columns_of, lengths_of
 
 
+class Interrupted(KeyboardInterrupt):
+    """A training that the reader stopped: in a notebook one line, not a page of traceback."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython asks an exception for this
+        return [str(self)]
+
+
 class FittingTrainer(Trainer):
     """Trainer, with four additions.
 
     - `fit()` trains from the newest whole checkpoint and saves every `args.checkpoint_minutes`. At
-      the deadline it stops, saves and evaluates; `stopped` is then true.
+      the deadline it stops, saves and evaluates; `stopped` is then true. KeyboardInterrupt leaves
+      it as `Interrupted`, which says where the next `fit()` goes on.
     - A checkpoint is written beside and then renamed: whoever looks sees a whole one or none.
     - Rows of like length share a batch, in an order that a resumed run repeats.
     - `add_to_log` shows the parts of a loss in the next log line, whatever the accumulation.
@@ -49,12 +57,20 @@ class FittingTrainer(Trainer):
         self._clock.minutes = self.args.checkpoint_minutes if keeps_state else 0.0
         # None starts from the beginning; a path brings back weights, optimizer, random state and
         # step.
-        output = self.train(resume_from_checkpoint=checkpoint)
+        try:
+            output = self.train(resume_from_checkpoint=checkpoint)
+        except KeyboardInterrupt:
+            raise Interrupted(self._where_it_goes_on(keeps_state)) from None
         if self.stopped and self.eval_dataset is not None:
             self.evaluate()
         if not self.stopped and self.args.save_strategy == "no" and self.is_world_process_zero():
             self._delete_checkpoints()
         return output
+
+    def _where_it_goes_on(self, keeps_state: bool) -> str:
+        newest = checkpoints.newest_checkpoint(self.args.output_dir) if keeps_state else None
+        step = f"step {newest.rpartition('-')[2]}" if newest else "the beginning"
+        return f"stopped at step {self.state.global_step}; run this cell again to go on from {step}"
 
     def _delete_checkpoints(self) -> None:
         """Those of the clock: nobody asked for them, and the training is done."""
@@ -119,6 +135,12 @@ class FittingTrainer(Trainer):
         # one step have divided by the same count.
         steps[step] = steps.get(step, torch.zeros_like(share.detach())) + share.detach()
 
+    def training_step(self, *given, **kw):
+        loss = super().training_step(*given, **kw)
+        # Trainer's own mean forgets the steps before a checkpoint that no line has shown yet
+        self.add_to_log("loss", loss)
+        return loss
+
     def log(self, logs, *args, **kw):
         if "loss" in logs:
             for name, steps in self._parts.items():
@@ -127,6 +149,7 @@ class FittingTrainer(Trainer):
                     # Over the steps since the last line, then over processes.
                     logs[name] = self.accelerator.reduce(mean, "mean").item()
                 steps.clear()
+            logs["loss"] = round(logs["loss"], 4)  # as Trainer does
         super().log(logs, *args, **kw)
 
     # -- the order of rows -----------------------------------------------------------------------

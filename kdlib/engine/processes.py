@@ -25,6 +25,13 @@ NOISE = ("W", "E", "*", "[", "Traceback", "  ")
 TRAINING = ("step ", "     validation")
 
 
+def cores() -> int:
+    """The cores that this process may use, which a cluster makes fewer than the node has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def processes() -> int:
     """How many processes a training is to have: `$KD_NPROC`, and 1 inside of one of them."""
     text = os.environ.get("KD_NPROC") or "1"

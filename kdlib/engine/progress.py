@@ -19,6 +19,8 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kw):
         self.last_line = time.monotonic()
+        if state.global_step and state.is_world_process_zero:
+            self._say(f"{_step(state)}  going on from this checkpoint")
 
     def on_step_end(self, args, state, control, **kw):
         is_quiet = time.monotonic() - self.last_line >= QUIET_SECONDS

@@ -37,6 +37,7 @@ from .ideas import (
     dark_knowledge_people,
     mistakes,
     nearer_then_farther,
+    nearer_then_farther_people,
     pulls,
     race,
     softening,

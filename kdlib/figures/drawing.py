@@ -8,6 +8,8 @@ a dark ground.
 """
 
 import functools
+import html
+import json
 import textwrap
 from pathlib import Path
 from typing import Callable, NamedTuple
@@ -237,11 +239,39 @@ def save_fig(
 
 
 def show(fig, caption: str) -> None:
-    """The figure inline, and its caption as text under it (a screen reader reads this one)."""
-    plt.figure(fig.number)
-    plt.show()
-    print(f"Figure: {caption}")
+    """The figure inline with its alt text; under it the same words as a caption that wraps.
+
+    Two outputs, a PNG and a caption, and not one HTML `<figure>` with the picture inside: GitHub
+    shows PNG outputs, but cleans HTML, and a picture within could be lost. The PNG's metadata hold
+    the alt text (nbconvert reads it); the caption's script hands it to JupyterLab's picture.
+    """
+    from IPython import get_ipython
+    from IPython.display import display
+
+    words = f"Figure: {caption}"
+    if get_ipython() is None:
+        print(words)
+    else:
+        display(fig, metadata={"image/png": {"alt": caption}})
+        display(
+            {"text/html": filled("caption.html", caption=caption), "text/plain": words}, raw=True
+        )
     plt.close(fig)
+
+
+def filled(template: str, **values) -> str:
+    """`templates/TEMPLATE.j2` with these values: `| text` for HTML, `| json` inside a script."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("kdlib.figures"), undefined=StrictUndefined)
+    environment.filters["text"] = html.escape
+    environment.filters["json"] = _in_script
+    return environment.get_template(f"{template}.j2").render(values)
+
+
+def _in_script(value) -> str:
+    """`value` as JSON that can stand in a script: no text in it can end the script."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 # -- panels, lines and words that several figures share -------------------------------------------

@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ..votes import CHAOS
 from .drawing import (
     Rows,
     again,
@@ -63,9 +64,9 @@ def _arrow(ax, start, end, text="", edge=None, line="-", shift=(0, 0.14)) -> Non
     "00_start_here",
     "Teacher and student",
     "",
-    alt="""The teacher and the student of distillation: both read the same rows; the teacher,
-    which is larger and frozen, answers with soft targets; the student is trained towards them and
-    towards the labels.""",
+    alt="""The parts of distillation. The teacher and the student read the same rows. The teacher
+    is larger and frozen; its answers are the soft targets. The loss compares the student's answers
+    with the soft targets and with the labels, and its gradient changes the student only.""",
 )
 def teacher_and_student(table):
     """columns: role ("teacher", "student"), layers, parameters"""
@@ -95,9 +96,9 @@ def teacher_and_student(table):
     "00_start_here",
     "The race",
     MINI_NLI,
-    alt="""The race in three panels, teacher beside student: parameters in millions, milliseconds
-    for one row on this machine, and accuracy on validation rows, where the student that was only
-    cut out and not trained stands too.""",
+    alt="""Three panels compare the teacher and the student: parameters in millions, milliseconds
+    for one row on this machine, and accuracy on the validation rows. The third panel also shows the
+    student before its training, just as it was cut out of the teacher.""",
 )
 def race(table):
     """columns: model, parameters, milliseconds (NaN: as the student's), accuracy"""
@@ -148,11 +149,11 @@ def _plane(stored):
     "00_start_here",
     "Speed, size, quality, and the teacher's bill",
     MINI_NLI,
-    alt="""Speed, size and quality in one plane, MiniNLI (synthetic): accuracy against the time of a
-    batch as a multiple of the teacher's in 32 bits; the area of a mark is the size of the weights.
-    The student in 32 bits takes about half of the teacher's time and loses some points; 8 and 4
-    bits make either smaller, not faster; bf16 makes it both. A line below says what the teacher
-    cost before the student could begin.""",
+    alt="""Speed, size and quality on MiniNLI (synthetic): accuracy against the time of a batch. The
+    time of the teacher in 32 bits counts as 1, and the area of a mark shows the size of the
+    weights. The student in 32 bits takes about half of the teacher's time and loses some points.
+    8 and 4 bits make either smaller, not faster; bf16 makes it both. The line below says what the
+    teacher's training cost.""",
     data=_plane,
 )
 def speed_size_quality(table):
@@ -213,9 +214,10 @@ def _share(ax, x, y, share) -> None:
     "01_soft_targets",
     "Dark knowledge: MiniNLI (synthetic)",
     PEOPLE,
-    alt="""Dark knowledge: for the rows of each label, how the true distribution (on real rows:
-    people's votes) and how the teacher share belief among entailment, neutral and contradiction, as
-    stacked bars. The parts beside the label's own class are the dark knowledge.""",
+    alt="""Stacked bars, two for each label: the mean shares of entailment, neutral and
+    contradiction over the rows of that label. One bar shows the true distribution (on real rows:
+    the votes of 100 people), the other the teacher. The shares of the two classes that are not the
+    label are the dark knowledge.""",
 )
 def dark_knowledge(table):
     """columns: label, who, entailment, neutral, contradiction (shares)"""
@@ -235,7 +237,7 @@ def dark_knowledge(table):
         left += shares
     ax.set_yticks(places, "“" + table["label"] + "”: " + table["who"])
     ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="mean share of belief over the rows of this label")
+    ax.set(xlim=(0, 1), xlabel="mean share of each answer over the rows of this label")
     legend_above(ax, 3, fontsize=10)
     ax.grid(False)
     return fig
@@ -247,9 +249,10 @@ dark_knowledge_people = again(
     "01_soft_targets",
     "Dark knowledge: real people",
     PEOPLE,
-    """Dark knowledge on real rows: for the rows of each label, how 100 people a row and how the
-    teacher share their belief among entailment, neutral and contradiction, as stacked bars. The
-    parts beside the label's own class are the dark knowledge.""",
+    """Real rows, stacked bars, two for each label: the mean shares of entailment, neutral and
+    contradiction over the rows of that label. One bar shows the votes of 100 people a row, the
+    other the teacher. The shares of the two classes that are not the label are the dark
+    knowledge.""",
     file="lab",
 )
 
@@ -258,21 +261,19 @@ dark_knowledge_people = again(
     "01_soft_targets",
     "Dark knowledge, or only smoothing?",
     PEOPLE,
-    alt="""KL of the true distribution (on real rows: of people's votes) from three targets against
-    the target's entropy, as a target is made softer: the smoothed label, the softened teacher, and
-    the teacher with its two wrong classes made equal. A dotted line marks the true distribution's
-    own entropy; the best point of each curve carries its number.""",
+    alt="""Three targets, each made softer step by step: the smoothed label, the softened teacher,
+    and the teacher with its two wrong classes made equal. Each curve shows KL(truth ‖ target)
+    against the entropy of the target; a ring marks its lowest point. A dotted line marks the
+    entropy of the truth. On real rows, the votes of 100 people take the place of the truth.""",
 )
 def dark_knowledge_or_smoothing(table):
-    """columns: target, strength (ε or T), entropy, KL, people (their entropy), who they are (else
-    the true distribution)
-    """
-    who = table["who"].iloc[0] if "who" in table else "true distribution"
+    """columns: target, strength (ε or T), entropy, KL, truth (its entropy), who (what it is)"""
+    who = table["who"].iloc[0]
     fig, ax = plt.subplots(figsize=(7.2, 3.9))
     for i, target, part in groups(table, "target"):
         best = part.loc[part["KL"].idxmin()]
         symbol = "ε" if target.startswith("label") else "T"
-        label = f"{target}: at best {best['KL']:.3f} ({symbol} = {best['strength']:g})"
+        label = f"{target}: lowest {best['KL']:.3f} ({symbol} = {best['strength']:g})"
         ax.plot(part["entropy"], part["KL"], **look(i), markersize=4, label=label)
         ax.plot(
             best["entropy"],
@@ -282,14 +283,14 @@ def dark_knowledge_or_smoothing(table):
             markersize=9,
             markerfacecolor="none",
         )
-    theirs = table["people"].iloc[0]
-    upright(ax, theirs, ":")
+    entropy_of_truth = table["truth"].iloc[0]
+    upright(ax, entropy_of_truth, ":")
     top = ax.get_xaxis_transform()
-    ax.text(theirs, 0.98, f" entropy of {who}", transform=top, va="top", fontsize=8.5)
+    ax.text(entropy_of_truth, 0.98, f" entropy of {who}", transform=top, va="top", fontsize=8.5)
     lowest, highest = table["KL"].min(), table["KL"].max()
     flat = table["KL"][table["entropy"].idxmax()]
     ax.set(
-        xlabel="mean entropy of the target (nats): softer to the right",
+        xlabel="mean entropy of the target (nats), softer to the right",
         ylabel=f"KL({who} ‖ target), nats",
         ylim=(0, min(1.15 * highest, max(1.3 * flat, 4 * lowest))),
     )
@@ -304,9 +305,9 @@ def dark_knowledge_or_smoothing(table):
     "02_temperature",
     "Temperature softens",
     "",
-    alt="""One answer of a teacher to one row at several temperatures, a panel each: bars for the
-    three classes, with the entropy in the title. The higher T, the flatter the bars; their order
-    never changes.""",
+    alt="""One answer of a teacher at several temperatures, one panel for each. Bars show the
+    probabilities of three classes; the title gives T and the entropy. The bars become flatter as T
+    grows, and their order stays the same.""",
 )
 def softening(table):
     """columns: T, class, probability, entropy"""
@@ -321,43 +322,57 @@ def softening(table):
 
 @figure(
     "02_temperature",
-    "People and teacher, over T",
+    "Nearer, then farther: KL over T",
     "",
-    alt="""KL of people from the teacher as its temperature rises, for all rows and apart for those
-    where the teacher's first choice is people's and where it is not; a circle marks the lowest
-    point for all rows, a dashed line what a smoothed label reaches at best. Left the synthetic rows
-    of this run, right the stored numbers of real rows with human votes.""",
+    alt="""KL(truth ‖ teacher) over the temperature of the teacher, for all rows, for the rows where
+    the teacher's first choice is right, and for those where it is wrong. A ring marks the lowest
+    point over all rows. The dashed line is the best smoothed label. Left: the synthetic rows of
+    this run. Right: stored numbers of real rows, where the votes of 100 people take the place of
+    the truth.""",
 )
 def nearer_then_farther(table):
     """columns: source, T, rows ("all rows", "teacher right", "teacher wrong"), KL, smoothed (the
     label's best KL)
     """
-    fig, parts = panels(table, "source", 4.3, 3.6)
+    fig, parts = panels(table, "source", 4.3, 3.6, sharey=True)
     for ax, source, part in parts:
         lines(ax, part, "T", "KL", "rows")
         every = part[part["rows"] == "all rows"]
         T, KL = every.loc[every["KL"].idxmin(), ["T", "KL"]]
         ax.plot(T, KL, "o", markersize=10, markerfacecolor="none", color=color(0))
-        ax.plot([T] * 2, [0, KL], color=color(0), linewidth=0.8, linestyle=":")
-        level(ax, part["smoothed"].iloc[0], label="label, smoothed at best")
-        shown = part.loc[part["T"] >= 1, "KL"].max()
+        level(ax, part["smoothed"].iloc[0], label="best smoothed label")
         ax.set_xscale("log", base=2)
-        ax.set(title=source, xlabel="temperature T", ylim=(-0.12 * shown, 1.15 * shown))
-        best = f"{KL:.3f} at T = {T:g}"
-        ax.text(T, -0.02 * shown, best, ha="center", va="top", fontsize=8.5)
+        ax.set_title(f"{source}\nlowest over all rows: {KL:.3f} at T = {T:g}", fontsize=10)
+        truth = "100 people" if source == CHAOS.rows else "truth"
+        ax.set(xlabel="temperature T", ylabel=f"KL({truth} ‖ teacher at T), nats")
         plain_numbers(ax.xaxis)
-    fig.axes[0].set_ylabel("KL(people ‖ teacher at T), nats")
-    fig.axes[-1].legend(fontsize=8.5)
+    parts[0][0].set_ylim(0, 1.05 * table["KL"].max())
+    parts[-1][0].legend(fontsize=8.5)
     return fig
+
+
+nearer_then_farther_people = again(
+    nearer_then_farther,
+    "nearer_then_farther_people",
+    "02_temperature",
+    "Nearer, then farther: real people",
+    PEOPLE,
+    """Real rows: KL(100 people ‖ teacher) over the temperature of the teacher, for all rows, for
+    the rows where the teacher's first choice is that of the people, and for the other rows. All
+    three fall steeply from T = 0.5 on. Over all rows the lowest point is at T = 4. The dashed line
+    is the best smoothed label.""",
+    file="lab",
+)
 
 
 @figure(
     "02_temperature",
     "T² and gradients",
     PEOPLE,
-    alt="""Norm of the KD loss's gradient at the student's logits against T, both axes logarithmic.
-    Without T² it falls along a line of slope -2; with T² it settles at a constant. The gradient of
-    the hard-label loss is a dotted line: without T² the soft loss soon whispers beside it.""",
+    alt="""Mean norm of the gradient at the student's logits against T; both axes are logarithmic.
+    Without T² the gradient of the KL falls, at last along a line of slope -2. With T² it settles at
+    a constant. A dotted line shows the gradient of the hard-label loss, which has no temperature:
+    without T² the gradient of the soft loss soon becomes tiny beside it.""",
 )
 def why_t_squared(table):
     """columns: T, without, with, ce (mean gradient norms over rows)"""

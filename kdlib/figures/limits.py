@@ -28,18 +28,21 @@ BOTH = Rows("MiniNLI and MiniParl, synthetic", "real MNLI rows")
 SIZES = (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 40, 50, 70, 100, 200, 400)
 
 
-def plane_rows(student: str, used, few_bits: dict, translators: list[dict]) -> pd.DataFrame:
+def plane_rows(
+    student: str, used, few_bits: dict, translator: str, translators: list[dict]
+) -> pd.DataFrame:
     """What `quantisation_plane` draws, of notebook 08's three tables.
 
     used: torchao's methods, of which those of `student` are drawn. few_bits: {name of a grid:
-    (megabytes, accuracy)} of the same student. translators: one dict a way to store the translator.
+    (megabytes, accuracy)} of the same student. translator: its name. translators: one dict a way to
+    store it.
     """
     own = used[(used["model"] == student) & (used["method"] != "fp16")]
     measures = list(own[["method", "mb_packed", "accuracy"]].itertuples(index=False, name=None))
     measures += [(name, *measured) for name, measured in few_bits.items()]
     rows = [(f"{student}, accuracy", *measured, "accuracy (%)") for measured in measures]
     for row in translators:
-        rows.append(("MiniParl translator, BLEU", row["name"], row["mb"], row["bleu"], "BLEU"))
+        rows.append((f"{translator}, BLEU", row["name"], row["mb"], row["bleu"], "BLEU"))
     table = pd.DataFrame(rows, columns=["model", "method", "megabytes", "quality", "measure"])
     table.insert(2, "one_scale", table["method"].str.contains("one step"))
     return table

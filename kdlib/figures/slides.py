@@ -15,6 +15,7 @@ SLIDES = (
     ideas.dark_knowledge_people,
     ideas.dark_knowledge_or_smoothing,
     ideas.softening,
+    ideas.nearer_then_farther_people,
     ideas.nearer_then_farther,
     ideas.why_t_squared,
     ideas.pulls,

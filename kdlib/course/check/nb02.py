@@ -5,6 +5,25 @@ import torch
 
 from .common import array, call, normalised, question, softmax, variants
 
+# The model answers, with the reason: what `kd.check.reveal` prints.
+ANSWERS = {
+    "02.1": """(0.611, 0.272, 0.118). Logits are logarithms of the odds, and half a logarithm is
+    the logarithm of the square root. So take the roots 0.9, 0.4 and 0.173, and divide them by their
+    sum, 1.473.""",
+    "02.2": """def kd_gradient(student, teacher, temperature):
+        q = torch.softmax(student / temperature, -1)
+        p = torch.softmax(teacher / temperature, -1)
+        return temperature * (q - p)
+    The gradient of the KL is (q - p) / T, and T² times 1/T is T.""",
+    "02.3": """def best_temperature(truth, logits):
+        def cross_entropy(T):
+            log_q = F.log_softmax(torch.tensor(logits / T), -1).numpy()
+            return -(truth * log_q).sum(-1).mean()
+        return min(np.arange(0.1, 20, 0.02), key=cross_entropy)
+    The entropy of the truth does not depend on T, so the cross-entropy has its minimum at the same
+    T as the KL. Rows where the teacher is wrong want a much higher T than the others.""",
+}
+
 
 @question("02.1")
 def square_roots(probabilities):
@@ -23,15 +42,12 @@ def square_roots(probabilities):
         "and the logits are their logarithms": softmax(p / 2),
         "softmax is taken of the probabilities, and T is forgotten": softmax(p),
     }
-    # Two digits on paper are enough.
-    return array(
-        given,
-        normalised(roots),
-        mistakes,
-        "expected {right}, got {given}.",
-        digits=3,
-        atol=6e-3,
+    hint = (
+        "The probabilities are e to the power of the logits, divided by their sum. What becomes of "
+        "e^z when z is divided by 2? Do the three numbers sum to 1 at the end?"
     )
+    # Two digits on paper are enough.
+    return array(given, normalised(roots), mistakes, hint, atol=6e-3)
 
 
 @question("02.2")
@@ -70,39 +86,38 @@ def kd_gradient(function):
         given.detach().double(),
         gradient(),
         mistakes,
-        "for T = 3 the first row should be {right}, not {given}.",
-        digits=4,
+        "compare with autograd on one row: T² · KL(p ‖ q), where p and q are the softened answers.",
         atol=1e-4,
     )
 
 
 @question("02.3")
 def best_temperature(function):
-    """The T that minimises the mean KL(people ‖ teacher at T), to 0.05."""
+    """The T that minimises the mean KL(truth ‖ teacher at T), to 0.05."""
     draw = np.random.default_rng(3)
     logits = draw.normal(size=(400, 3)) * 4
-    people = np.stack([draw.dirichlet(8 * p + 0.3) for p in softmax(logits / 3.0)])
+    truth = np.stack([draw.dirichlet(8 * p + 0.3) for p in softmax(logits / 3.0)])
     grid = np.arange(0.3, 12, 0.01)
     # The teacher's answers at every temperature: (temperatures, rows, classes).
     teacher = softmax(logits / grid[:, None, None])
-    log_teacher, log_people = np.log(teacher), np.log(people)
+    log_teacher, log_truth = np.log(teacher), np.log(truth)
 
     def where_smallest(by_class):
         return float(grid[by_class.sum(-1).mean(-1).argmin()])
 
-    right = where_smallest(-people * log_teacher)
-    swapped = where_smallest(teacher * (log_teacher - log_people))
-    first_choices = np.eye(3)[people.argmax(-1)]
+    right = where_smallest(-truth * log_teacher)
+    swapped = where_smallest(teacher * (log_teacher - log_truth))
+    first_choices = np.eye(3)[truth.argmax(-1)]
     on_labels = where_smallest(-first_choices * log_teacher)
-    entropy_gap = (people * log_people - teacher * log_teacher).sum(-1).mean(-1)
+    entropy_gap = (truth * log_truth - teacher * log_teacher).sum(-1).mean(-1)
     same_entropy = float(grid[np.abs(entropy_gap).argmin()])
     mistakes = {
-        "the arguments are swapped, KL(teacher ‖ people)": swapped,
-        "T is fitted to people's first choice, as a calibration on labels does": on_labels,
-        "the squared distance is minimised": where_smallest((teacher - people) ** 2),
+        "the arguments are swapped, KL(teacher ‖ truth)": swapped,
+        "T is fitted to the truth's first choice, as a calibration on labels does": on_labels,
+        "the squared distance is minimised": where_smallest((teacher - truth) ** 2),
         "the entropies are made equal, whatever the answers are": same_entropy,
     }
-    given = float(call(function, people, logits))
+    given = float(call(function, truth, logits))
 
     def near(value):
         return abs(given - value) <= 0.055
@@ -114,6 +129,6 @@ def best_temperature(function):
     if near(mistakes[mistake]):
         return f"T = {given:.2f} is what comes out when {mistake}."
     return (
-        f"on the check's own rows expected T = {right:.2f} (± 0.05), got {given:.2f}: "
-        "is your grid fine enough, and wide enough?"
+        f"on the check's own rows T = {given:.2f} does not give the least mean KL (to 0.05): is your "
+        "grid fine enough, and wide enough?"
     )
