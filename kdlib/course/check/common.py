@@ -52,22 +52,30 @@ def variants(formula, changes: dict, **right) -> dict:
     return {mistake: formula(**(right | changed)) for mistake, changed in changes.items()}
 
 
-def number(given, right, mistakes: dict, tolerance=1e-4) -> str | None:
-    """None if the number is right; else the mistake that gives exactly it, or what was expected.
+def number(given, right, mistakes: dict, tolerance=1e-4, hint="") -> str | None:
+    """None if the number is right; else the mistake that gives exactly it, or its direction.
 
     All numbers may be whatever float() takes. tolerance: relative above 1, absolute below.
+    hint: what to look at, for a number that no usual mistake gives.
     """
-    given = float(given)
+    # A loss with a gradient is a number, too.
+    given = float(given.detach() if hasattr(given, "detach") else given)
 
     def near(value):
-        return abs(given - value) <= tolerance * max(1, abs(value))
+        return abs(given - float(value)) <= tolerance * max(1, abs(float(value)))
 
     if near(right):
         return None
     for mistake, value in mistakes.items():
         if near(value):
             return f"{given:.4f} is what comes out when {mistake}."
-    return f"expected {right:.4f}, got {given:.4f}."
+    if not math.isfinite(given):
+        return (
+            f"the result is {given}: look for a logarithm of 0 or a division by 0. {hint}".strip()
+        )
+    direction = "large" if given > float(right) else "small"
+    hint = hint or "Work out a small case by hand, and compare."
+    return f"{given:.4g} is too {direction}, and no usual mistake gives it. {hint}"
 
 
 def compare(given, right, mistakes: dict, otherwise: str, same=operator.eq) -> str | None:
@@ -83,7 +91,8 @@ def compare(given, right, mistakes: dict, otherwise: str, same=operator.eq) -> s
 def array(given, right, mistakes: dict, otherwise: str, digits=None, atol=1e-8) -> str | None:
     """As `compare`, for arrays of numbers.
 
-    otherwise: may hold {right} and {given}, which stand for first rows, rounded to `digits`.
+    otherwise: a hint. It may hold {given} (and {right}), which stand for first rows, rounded to
+    `digits`.
     """
     given, right = np.asarray(given), np.asarray(right)
     if given.shape != right.shape:

@@ -4,6 +4,37 @@ from .common import call, compare, number, question
 
 IGNORED = -100
 
+ANSWERS = {
+    "06.1": """
+def labels_of(ids, header):
+    n = len(header)
+    first = max(i + n for i in range(len(ids) - n + 1) if ids[i : i + n] == header)
+    return [-100] * first + ids[first:]
+
+Why: with worked examples in the prompt there are several headers, and the answer follows the last.
+Nothing is shifted, because the model's loss shifts labels itself. The end tokens stay: a model
+that never learns an end does not stop.
+""",
+    "06.2": """
+def end_after(alpha, teacher):
+    return (1 - alpha) + alpha * teacher
+
+Why: CE is the cross-entropy with the one-hot label, which gives the end 1. KL is, but for a
+constant, the cross-entropy with the teacher. A weighted sum of cross-entropies is the
+cross-entropy with the weighted mean of the targets, and it is smallest where the student *is* that
+mean. This holds at T = 1. At T = 2 the softened distributions are mixed, and the result also
+depends on how the teacher spreads the rest over other tokens.
+""",
+    "06.3": """
+def cut(ids, labels, max_length, stop):
+    over = max(0, len(ids) - max_length)
+    return tuple(row[: stop - over] + row[stop:] for row in (ids, labels))
+
+Why: the source pays. The target must stay whole, or the model learns not to end. The system's turn
+and the token that closes the user's turn stay, too, because they belong to the prompt's form.
+""",
+}
+
 
 @question("06.1")
 def labels_after_the_last_header(function):
@@ -42,7 +73,11 @@ def labels_after_the_last_header(function):
             "nothing is masked: the model would learn to write prompts": ids,
             "the mask is turned round: the prompt is learnt, the target is not": prompt_alone,
         }
-        otherwise = f"for ids = {ids} the labels should be {right}, not {given}."
+        place = next((i for i, pair in enumerate(zip(given, right)) if pair[0] != pair[1]), 0)
+        otherwise = (
+            f"for ids = {ids} and header = {header} the first wrong label is at the place {place}. "
+            "Is that place before or after the end of the last header?"
+        )
         if wrong := compare(given, right, mistakes, otherwise):
             return wrong
 
@@ -63,7 +98,9 @@ def end_after_kd(function):
             "label and teacher count alike whatever alpha is": (1 + teacher) / 2,
         }
         right = label_share + alpha * teacher
-        if wrong := number(call(function, alpha, teacher), right, mistakes, tolerance=1e-3):
+        hint = "Which mean of the label (probability 1) and the teacher's answer does it learn?"
+        given = call(function, alpha, teacher)
+        if wrong := number(given, right, mistakes, tolerance=1e-3, hint=hint):
             return f"For alpha = {alpha} and a teacher's {teacher}: {wrong}"
 
 
@@ -96,8 +133,9 @@ def cut_the_source(function):
             "nothing is cut": [ids, labels],
         }
         otherwise = (
-            f"for max_length = {longest} and stop = {stop}, {over} tokens before the place {stop} "
-            f"should go: {right[0]}, not {given[0]}; labels {right[1]}, not {given[1]}."
+            f"for max_length = {longest} and stop = {stop}, {over} tokens are too many: those just "
+            f"before the place {stop} should go, from both lists. Your lists have {len(given[0])} "
+            f"ids and {len(given[1])} labels."
         )
         if wrong := compare(given, right, mistakes, otherwise):
             return wrong

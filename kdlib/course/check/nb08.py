@@ -4,6 +4,35 @@ import torch
 
 from .common import array, call, number, question, variants
 
+ANSWERS = {
+    "08.1": """
+def rounded(weight, bits, group):
+    parts = weight.reshape(-1, group)
+    largest = 2 ** (bits - 1) - 1
+    step = parts.abs().amax(1, keepdim=True) / largest
+    return ((parts / step).round() * step).reshape(weight.shape)
+
+Why: groups tile a row, so folding the matrix into rows of length `group` puts each group into a
+row of its own. One outlier then spoils the scale of its own group only. A group of zeros would
+divide by 0 here; kdlib keeps its scale above 0.
+""",
+    "08.2": """
+def megabytes(linear, other, bits, group):
+    return (linear * (bits + 16 / group) + other * 16) / 8 / 1e6
+
+Why: each group carries a scale of 16 bits, which is 16 / group bits a weight. Embeddings stay in 16
+bits. With 128,256 tokens they are a large part of a small model, so four bits are far from a
+quarter of the file.
+""",
+    "08.3": """
+def share_seen(hours, rows_a_second, corpus, used):
+    return min(1.0, (hours - used) * 3600 * rows_a_second / corpus)
+
+Why: what loading, evaluation and saving take comes off the hours first. A share ends at 1: after
+that a second pass begins.
+""",
+}
+
 MATRIX = torch.tensor(
     [
         [0.9, -0.35, 0.2, 0.05, 0.03, -0.02, 0.01, 0.016],
@@ -53,8 +82,9 @@ def rounded_by_group(function):
             "the groups run down the columns: those weights meet other inputs": down_the_columns
         }
         otherwise = (
-            f"for bits = {bits} and group = {group} "
-            "the first row should be {right}, not {given}."
+            f"For bits = {bits} and group = {group} "
+            "your first row is {given}. Look at its first group: the weight of the largest "
+            "magnitude comes back unchanged, and all others are whole multiples of one scale."
         )
         given, right = given.detach().double(), on_grid(group, largest).double()
         if wrong := array(given, right, mistakes, otherwise, digits=3, atol=1e-5):
@@ -80,9 +110,12 @@ def packed_megabytes(function):
             "the embeddings are in 32 bits": megabytes(packed, 32),
             "bits are taken for bytes": right * 8,
             "bytes are not turned into megabytes": right * 1e6,
+            "a megabyte is taken for 2^20 bytes: it is a million here": right * 1e6 / 2**20,
+            "the embeddings are left out": linear * packed / 8e6,
         }
         given = call(function, linear, other, bits, group)
-        if wrong := number(given, right, mistakes, tolerance=1e-5):
+        hint = "Count bits first: a weight, its share of a scale, the others. Then bytes, then MB."
+        if wrong := number(given, right, mistakes, tolerance=1e-5, hint=hint):
             return (
                 f"For {linear:.3g} weights at {bits} bits in groups of {group} "
                 f"and {other:.3g} others: {wrong}"
@@ -102,9 +135,12 @@ def share_in_time(function):
             "hours are turned into minutes, not seconds": min(1, passes / 60),
             "per cent and shares are mixed": 100 * right,
             "the fraction is turned round": 1 / passes,
+            "hours are not turned into seconds": min(1, passes / 3600),
+            "what was used up is added, not taken off": min(1, (hours + used) * 3600 * rate / rows),
         }
         given = call(function, hours, rate, rows, used)
-        if wrong := number(given, right, mistakes, tolerance=1e-6):
+        hint = "Seconds that are left for training, times rows a second, over all rows; at most 1."
+        if wrong := number(given, right, mistakes, tolerance=1e-6, hint=hint):
             return (
                 f"For {hours} hours ({used} used up), {rate:g} rows a second "
                 f"and {rows:,} rows: {wrong}"

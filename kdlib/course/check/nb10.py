@@ -3,8 +3,74 @@
 import numpy as np
 import pandas as pd
 
+from ..broken_runs import MISTAKES
 from ..statistics import interval
-from .common import call, compare, number, question, variants
+from .common import call, compare, question, variants
+
+ANSWERS = {
+    "10.1": """
+def four_words(values, above):
+    found = results.interval(values)
+    if found.n < 2:
+        return "not tested here"
+    if found.low > above:
+        return "supported"
+    return "refuted" if found.high < above else "undecided"
+
+Why: the whole interval decides, and the mean never appears. An interval that holds the limit
+cannot tell. One seed has no spread, so it is no test.
+""",
+    "10.2": """
+def shown_better(runs, control, metric):
+    others = sorted(set(runs["method"]) - {control})
+    found = {name: results.paired(runs, name, control, metric) for name in others}
+    return [name for name, gap in found.items() if gap is not None and gap.high < 0]
+
+Why: seeds share their rows and their order, so the difference of the same seed says more than the
+difference of two means. Less is better here, so the whole interval must lie below 0. An empty list
+proves no equality: it says that these runs do not show a difference.
+""",
+    "10.3": """
+def inside(yours, references):
+    return abs(yours - np.mean(references)) <= 2 * np.std(references, ddof=1)
+
+Why: sd / √n is the spread of the references' *mean*, and shrinks with their number. Yours is one
+run, and it scatters with the whole sd, however many references there are.
+""",
+    "10.4": """
+diagnosis = {
+    "A": "wrong class order",
+    "B": "learning rate 1/100",
+    "C": "labels permuted",
+    "D": "teacher in train mode",
+    "E": "T² forgotten",
+}
+
+Why: A. The validation accuracy falls below a third: the student learns the *wrong* answer well. The
+rows show a teacher that contradicts labels which fit their sentences. B. All curves move in the right
+direction and hardly get anywhere. C. The hard loss ends above ln 3 ≈ 1.10, which is worse than
+guessing, and yet the validation rows are fine: the teacher holds against labels that do not fit
+their sentences. D. The same teacher gives the same row two different answers, so it drops out. Its
+soft loss stays above the sound one, because nobody can predict noise. E. Before the first step all
+students are the same, and this soft loss is 1/16 of the sound one: T² with T = 4. The teacher is
+hardly heard, and the distance to it ends larger.
+""",
+    "10.quiz": """
+1. Twice the temperature raises the entropy of soft targets; the order of the classes stays.
+2. The gradient of the soft loss shrinks like 1/T². The factor keeps its share when T changes.
+3. Nine tenths of the loss are the labels. In this course's convention that is alpha = 0.1.
+4. A model that gives the commonest answer to every row, as its macro-F1 tells.
+5. CE alone, CE with label smoothing, and KD with wrong-class probabilities shuffled, all with the
+   same tuning. The last one keeps the softness and destroys what the teacher knows about classes.
+6. Position i predicts token i + 1. Without the shift the student learns to repeat its input.
+7. The teacher was never taught it, so it gives it almost no probability, and KD passes that on.
+   Take CE alone at that position, or tune the teacher first.
+8. Forward KL. A teacher's peak where the student has nothing costs without bound.
+9. Undecided: the interval holds 0. It is no proof that there is no effect.
+10. No. Whoever chooses by the test rows reports a number that is too good by its choice. Validation
+   rows choose, test rows report.
+""",
+}
 
 # One difference a seed, and what the claim says must be exceeded.
 CASES = {
@@ -68,30 +134,54 @@ def four_words(function):
     right = _words()
     for (name, case), word, asked in zip(CASES.items(), given, right):
         if word != asked:
-            otherwise = f"For {name} {case} expected {asked!r}, got {word!r}."
+            found = interval(case[0])
+            otherwise = (
+                f"For {name} {case} your word is {word!r}. Its interval is [{found.low:.2f}, "
+                f"{found.high:.2f}] from {found.n}, and it must lie above {case[1]:g} as a whole."
+            )
             return compare(given, right, variants(_words, changes), otherwise)
 
 
 @question("10.2")
-def best_alpha_in_the_book(function):
-    """The alpha with the best mean accuracy over seeds, in the book's convention.
+def shown_better(function):
+    """The methods whose metric is shown to be smaller than the control's, paired over seeds.
 
-    The runs are in ours.
+    They are asked in alphabetical order.
     """
-    columns = {
-        "alpha": np.repeat([0.25, 0.5, 0.9, 1.0], 3),
-        "seed": [0, 1, 2] * 4,
-        "accuracy": [0.70, 0.71, 0.72, 0.80, 0.66, 0.66, 0.74, 0.75, 0.73, 0.69, 0.70, 0.68],
+    values = {
+        "control": (0.50, 0.70, 0.90, 0.60),
+        "steady": (0.45, 0.64, 0.86, 0.55),
+        "moody": (0.10, 0.75, 0.95, 0.30),
+        "worse": (0.55, 0.76, 0.94, 0.65),
+        "once": (0.20,),
     }
-    # The means over seeds: 0.71, 0.707, 0.74 and 0.69. So 0.9 is best, and 1 is worst.
+    rows = [(name, seed, x) for name, nats in values.items() for seed, x in enumerate(nats)]
+    runs = pd.DataFrame(rows, columns=["method", "seed", "nats"])
+    # The rows come in no order: who pairs by place, and not by seed, pairs the wrong ones.
+    runs = runs.sample(frac=1, random_state=0).reset_index(drop=True)
+    given = [str(name) for name in list(call(function, runs, "control", "nats"))]
     mistakes = {
-        "the answer is in our convention: the book's alpha is one minus ours": 0.9,
-        "the single best run chose, not the mean over seeds": 0.5,
-        "the *worst* alpha was taken": 0.0,
-        "the best accuracy is returned, not its alpha": 0.74,
-        "one minus the accuracy is returned": 0.26,
+        "the smaller mean counts as better, whatever its interval": ["moody", "once", "steady"],
+        "the smaller mean counts as better, whatever its interval (but one seed is no test)": [
+            "moody",
+            "steady",
+        ],
+        "every interval that excludes 0 counts, also on the wrong side": ["steady", "worse"],
+        "more is taken for better": ["worse"],
+        "the seeds are not paired: their own spread, which all methods share, "
+        "then hides the difference": [],
+        "better at every seed that it has counts: with one seed nothing is shown": [
+            "once",
+            "steady",
+        ],
     }
-    return number(call(function, pd.DataFrame(columns)), 0.1, mistakes, tolerance=1e-6)
+    if "control" in given:
+        return "The control is in your list: it is what the others are compared with."
+    otherwise = (
+        f"{given} is not what the paired intervals say. results.paired gives None for a single "
+        "seed, and `high` below 0 where less is shown."
+    )
+    return compare(sorted(given), ["steady"], mistakes, otherwise)  # a mistake shows in any order
 
 
 @question("10.3")
@@ -121,5 +211,37 @@ def inside(function):
     right = within()
     for run, word, asked in zip(runs, given, right):
         if word != asked:
-            otherwise = f"for a run of {run} and references {references} expected {asked}."
+            otherwise = (
+                f"For a run of {run} and references {references} your answer is {word}. "
+                "How far is it from their mean, in sample standard deviations?"
+            )
             return compare(given, right, mistakes, otherwise)
+
+
+# What to look at in each run. A hint names the place, and not the mistake.
+CLUES = {
+    "A": "its validation accuracy is *below* a third. Who taught it the wrong thing? Read its rows: "
+    "do the labels fit the sentences, and does the teacher?",
+    "B": "look at the direction of its curves, and at how far they get in six epochs.",
+    "C": "its hard loss ends above ln 3 ≈ 1.10, worse than guessing, and its validation accuracy is "
+    "fine. Read its rows: what does not fit the sentences?",
+    "D": "compare what its teacher says about one row in the first and in the last epoch.",
+    "E": "compare its soft loss with the sound run's at epoch 0, where all students are the same.",
+}
+
+
+@question("10.4")
+def diagnosis(given):
+    """{letter of the run: its mistake}, five of each."""
+    if not isinstance(given, dict) or set(given) != set(MISTAKES):
+        return f"A dict with the runs {', '.join(MISTAKES)} as keys is asked."
+    named = {run: str(mistake).strip() for run, mistake in given.items()}
+    unknown = sorted(set(named.values()) - set(MISTAKES.values()))
+    if unknown:
+        return f"{unknown[0]!r} is none of the five: {', '.join(sorted(MISTAKES.values()))}."
+    wrong = [run for run, mistake in named.items() if mistake != MISTAKES[run]]
+    if not wrong:
+        return None
+    twice = len(set(named.values())) < len(named)
+    once = " Each mistake stands once." if twice else ""
+    return f"{5 - len(wrong)} of 5 are right.{once} Run {wrong[0]}: {CLUES[wrong[0]]}"
