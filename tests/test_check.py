@@ -17,9 +17,10 @@ from kdlib.course.check import nb07
 from kdlib.course.check.nb07 import REFERENCE
 from kdlib.paths import ROOT
 
-# Their modules have no model answers of their own yet.
-WITHOUT_ANSWERS = {"00", "01", "02", "03"}
-MINE = sorted(number for number in check.QUESTIONS if number[:2] not in WITHOUT_ANSWERS)
+# Exercises of 03 that have no model answer yet. This list may only shrink.
+NOT_YET = {"03.1", "03.2", "03.3"}
+# 00 to 04 have tests of their own.
+MINE = sorted(number for number in check.QUESTIONS if number >= "05")
 
 
 def verdict(capsys, number, given):
@@ -48,7 +49,7 @@ def model_answer(number):
 
 
 def test_every_exercise_has_a_model_answer():
-    assert [number for number in MINE if number not in check.ANSWERS] == []
+    assert set(check.QUESTIONS) - set(check.ANSWERS) <= NOT_YET
 
 
 @pytest.mark.parametrize("number", MINE)
@@ -56,7 +57,7 @@ def test_the_model_answer_is_right(capsys, number):
     assert verdict(capsys, number, model_answer(number))[0]
 
 
-@pytest.mark.parametrize("number", [number for number in MINE if number[:2] != "04"])
+@pytest.mark.parametrize("number", MINE)
 def test_the_solutions_show_the_model_answer(number):
     """Two answers to one exercise would drift apart. 07.4 calls the loss of 07.3 instead."""
     (path,) = (ROOT / "notebooks" / "solutions").glob(f"{number[:2]}_*.ipynb")
