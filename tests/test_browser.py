@@ -52,7 +52,7 @@ rows = pd.DataFrame({
     "premise": ["It costs $5 & <b>more</b>.</script><script>throw 1</script>", long, "C."],
     "hypothesis": ["It costs $9.", long, "D."],
     "label": [1, 0, 2],
-    "people": [np.array(p) for p in ([0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.0, 0.0, 1.0])],
+    "truth": [np.array(p) for p in ([0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.0, 0.0, 1.0])],
     "logits": [np.array(z) for z in ([-1.0, 2.0, 0.5], [0.0, 3.0, -2.0], [-4.0, -4.0, 9.0])],
 })
 odds = np.log([16, 4, 1])

@@ -16,7 +16,7 @@ ROWS = pd.DataFrame(
         "premise": ["A </script><script>alert(1)</script>", "B <!-- ", "C"],
         "hypothesis": ["D", "E", "F"],
         "label": [0, 1, 2],
-        "people": [np.array(p) for p in ([0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.0, 0.5, 0.5])],
+        "truth": [np.array(p) for p in ([0.8, 0.1, 0.1], [0.1, 0.6, 0.3], [0.0, 0.5, 0.5])],
         "logits": [np.array(z) for z in ([2.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 3.0, 1.0])],
     }
 )
@@ -47,7 +47,7 @@ def test_the_valleys_curves_are_the_mean_kl_over_its_rows():
     curves = {curve["name"]: curve["kl"] for curve in data("valley")["curves"]}
     at_one = data("valley")["temperatures"].index(1.0)
     odds = np.exp(np.stack(ROWS["logits"]))
-    kl = votes.kl(np.stack(ROWS["people"]), odds / odds.sum(-1, keepdims=True))
+    kl = votes.kl(np.stack(ROWS["truth"]), odds / odds.sum(-1, keepdims=True))
     assert curves["all rows"][at_one] == pytest.approx(kl.mean(), abs=1e-6)
     assert curves["teacher wrong"][at_one] == pytest.approx(kl[1], abs=1e-6)
     assert data("valley")["rows"]["right"] == [True, False, True]

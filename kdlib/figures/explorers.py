@@ -56,7 +56,7 @@ def row_browser(table: pd.DataFrame, *, whose: str = "people", classes=LABELS, s
 
     The reader guesses first. Then label, teacher at T and `whose` stand side by side, with KL and
     entropy in nats; a box wipes the teacher's dark knowledge. table: the columns of `votes.load`;
-    whose: how the column `people` is called: "people" for votes, "truth" for a known distribution.
+    whose: how the column `truth` is called: "people" for votes, "truth" for a known distribution.
     Returns the HTML to show.
     """
     columns = {
@@ -88,7 +88,7 @@ def valley(
     wrong. A few rows of both kinds can be leafed through. table and whose: as for `row_browser`;
     smoothed: the KL of the best smoothed label, drawn as a dotted line. Returns the HTML to show.
     """
-    people, logits = np.stack(table["people"]), np.stack(table["logits"])
+    people, logits = np.stack(table["truth"]), np.stack(table["logits"])
     right = logits.argmax(-1) == people.argmax(-1)
     temperatures = _temperatures(0.5, 16)
     shown = _both_kinds(right)
@@ -165,7 +165,7 @@ def _answers(table: pd.DataFrame) -> dict:
     """The columns that are numbers, rounded to what a picture can show."""
     return {
         "logits": np.stack(table["logits"]).round(3).astype(float).tolist(),
-        "truth": np.stack(table["people"]).round(4).astype(float).tolist(),
+        "truth": np.stack(table["truth"]).round(4).astype(float).tolist(),
     }
 
 
