@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # What a notebook may name, and the module below kdlib where it lies.
 _MODULES = {
+    "ask": "figures.ask",
     "batch": "batch",
     "causal": "causal",
     "chat": "chat",

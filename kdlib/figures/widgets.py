@@ -8,8 +8,6 @@ few values on paper.
 import numpy as np
 import pandas as pd
 
-from . import explorers
-
 CLASSES = ("A", "B", "C")
 
 
@@ -40,17 +38,6 @@ def pushes(student, teacher, label: int, settings, classes=CLASSES) -> pd.DataFr
         columns = {"alpha": float(alpha), "T": float(T), "class": classes}
         tables.append(pd.DataFrame({**columns, "soft": soft, "hard": hard}))
     return pd.concat(tables, ignore_index=True)
-
-
-def temperature(logits, classes=CLASSES):
-    """The same as `explorers.temperature`."""
-    return explorers.temperature(logits, classes)
-
-
-def loss_mix(student, teacher, label: int, classes=CLASSES):
-    """`explorers.pushes` for one student."""
-    students = {"this one": student}
-    return explorers.pushes(teacher, label, students=students, classes=classes)
 
 
 def _softmax(logits, T: float) -> np.ndarray:
