@@ -21,6 +21,7 @@ from .drawing import (
     look,
     marker,
     middle,
+    only_ticks,
     panels,
     paper,
     plain_numbers,
@@ -388,8 +389,8 @@ def why_t_squared(table):
     "03_distillation_loss",
     "What the loss pushes",
     "",
-    alt="""How the loss pushes the student's logits, a row of panels for each student and a panel for
-    each pair of alpha and T: for each class the push of the soft loss, of the hard loss, and of
+    alt="""How the loss pushes the student's logits, a row of panels for each student and a panel
+    for each pair of alpha and T: for each class the push of the soft loss, of the hard loss, and of
     both together. The hard loss pushes every wrong class down by the student's own probability of
     it: all alike where the student gives them equal probabilities, and otherwise the likelier one
     more. The soft loss pushes towards the teacher's probabilities and so tells the wrong classes
@@ -402,7 +403,7 @@ def pulls(table):
     if "student" not in table:
         table = table.assign(student="")
     students = list(table.groupby("student", sort=False))
-    settings = sorted(set(zip(table["alpha"], table["T"])))
+    settings = list(dict.fromkeys(zip(table["alpha"], table["T"])))
     size = (2.6 * len(settings) + 0.4, 2.6 * len(students) + 0.3)
     fig, axes = plt.subplots(len(students), len(settings), figsize=size, sharey=True, squeeze=False)
     for row, (student, pushed) in zip(axes, students):
@@ -416,7 +417,7 @@ def pulls(table):
     reach = 1.1 * max(0.65, *(table["soft"].abs() + table["hard"].abs()))
     axes[0, 0].set_ylim(-reach, reach)
     fig.supxlabel("A: the label's class; B and C: the wrong ones", fontsize=9.5)
-    axes[0, -1].legend(fontsize=9, loc="lower right")
+    axes[-1, -1].legend(fontsize=9, loc="lower right")
     return fig
 
 
@@ -466,7 +467,10 @@ def mistakes(table):
     norms.set_xlabel("gradient norm ÷ the right one's")
     cosines.set_xlabel("cosine with the right gradient")
     norms.set_xscale("log")
-    plain_numbers(norms.xaxis)
+    powers = 2.0 ** np.arange(-5, 6)
+    # one tick at least on each side of 1
+    inside = (powers >= min(0.5, norm.min() / 1.1)) & (powers <= max(2, norm.max() * 1.1))
+    only_ticks(norms.xaxis, powers[inside], [f"{power:g}" for power in powers[inside]])
     norms.set_yticks(y, table["mistake"])
     legend_above(cosines, fontsize=8, reverse=True)
     return fig
@@ -498,8 +502,9 @@ def accuracy_hides(table):
         crosses = part[near & part["mine"].notna()]
         ax.plot(crosses["mine"], place[crosses["loss"]], "x", color=ink(), label="this run")
         for row in part[~near].itertuples():
-            text = f"far off: {row.mean:+.1f}".replace("-", "−")
-            beside(ax, place[row.loss], text, 0.04, color=color(1))
+            x, side = (0.97, "right") if row.mean > 0 else (0.03, "left")
+            text = f"far off: {row.mean:+.2g}".replace("-", "−")
+            beside(ax, place[row.loss], text, x, ha=side, color=color(1), backgroundcolor=paper())
         upright(ax, 0, "-", linewidth=0.8, zorder=0)
         ax.set(xlabel=metric, ylim=(-0.6, len(names) - 0.4))
     axes[0].set_yticks(place, names)
