@@ -113,3 +113,16 @@ def test_the_figure_has_every_mistake_twice_and_this_run_where_it_is_known(runs)
         "large",
         "noisy",
     ]
+
+
+def test_the_slide_reads_all_seeds_and_leaves_out_who_is_no_mistake(runs):
+    names = {"calm": "right, dropout teacher", "noisy": "teacher's dropout on", "CE": "CE only"}
+    renamed = runs.rename(columns=lambda column: ", ".join(
+        names.get(part, part) for part in column.split(", ")
+    ))  # fmt: skip
+    table = mistakes.of_runs(renamed.assign(seconds=1.0))
+    assert set(table["loss"]) == {"small", "large", "teacher's dropout on"}
+    assert len(table) == 6 and table["mine"].isna().all()
+    noisy = table[table["loss"] == "teacher's dropout on"].iloc[0]
+    gap = runs["accuracy, noisy"] - runs["accuracy, calm"]
+    assert noisy["mean"] == pytest.approx(100 * gap.mean())

@@ -2,17 +2,15 @@
 
 table = mistakes.on_one_batch(student, cases, right)      # norm and cosine of each gradient
 tables = mistakes.judged(runs, names, instead)            # what runs with several seeds show
+
+torch is loaded by the functions that need it: figures are redrawn without.
 """
 
 import copy
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
 
-from ..losses import IGNORED
-from ..models import forward_inputs
 from . import results
 
 # Of a student on validation rows: what a table multiplies it by, its unit, digits, its axis.
@@ -20,6 +18,9 @@ METRICS = {
     "accuracy": (100, "points", 1, "accuracy, mistake − right (points)"),
     "kl_to_truth": (1, "nats", 3, "KL from the truth, mistake − right (nats)"),
 }
+# In the records: who is compared with another than "right", and who is no mistake.
+INSTEAD = {"teacher's dropout on": "right, dropout teacher"}
+NO_MISTAKE = ("right", "right, dropout teacher", "CE only", "teacher", "dropout teacher")
 # Whether more of it is worse: +1, or -1.
 WORSE = {"accuracy": -1, "kl_to_truth": 1}
 
@@ -39,8 +40,13 @@ def with_dropout(model, p: float = 0.1):
 # -- one gradient --------------------------------------------------------------------------------
 
 
-def gradient(student, loss, batch, teacher_logits) -> torch.Tensor:
+def gradient(student, loss, batch, teacher_logits):
     """All gradients of the student in one vector. loss: a function of (s, t, labels, count)."""
+    import torch
+
+    from ..losses import IGNORED
+    from ..models import forward_inputs
+
     student.zero_grad()
     count = int((batch["labels"] != IGNORED).sum())
     logits = student(**forward_inputs(student, batch)).logits
@@ -54,6 +60,8 @@ def on_one_batch(student, cases: dict, right: tuple, instead: dict | None = None
     cases: {name: (loss, batch, teacher's logits)}; right: such a triple; instead: {name: another
     right triple}. The student's own dropout is off.
     """
+    from torch.nn.functional import cosine_similarity
+
     student.eval()
     of_right = gradient(student, *right)
     rows = []
@@ -61,7 +69,7 @@ def on_one_batch(student, cases: dict, right: tuple, instead: dict | None = None
         true = gradient(student, *instead[name]) if name in (instead or {}) else of_right
         wrong = gradient(student, *case)
         norm = (wrong.norm() / true.norm()).item()
-        cosine = F.cosine_similarity(wrong, true, dim=0).item()
+        cosine = cosine_similarity(wrong, true, dim=0).item()
         rows.append({"mistake": name, "norm": norm, "cosine": cosine})
     return pd.DataFrame(rows)
 
@@ -71,11 +79,13 @@ def on_one_batch(student, cases: dict, right: tuple, instead: dict | None = None
 
 def scores(logits, labels, truth=None) -> dict[str, float]:
     """accuracy; and where the truth (rows, classes) is known, the KL from it to the student."""
+    import torch
+
     log_q = torch.as_tensor(logits).double().log_softmax(-1)
     found = {"accuracy": (log_q.argmax(1) == torch.as_tensor(labels)).double().mean().item()}
     if truth is not None:
         p = torch.as_tensor(truth).double()
-        found["kl_to_truth"] = F.kl_div(log_q, p, reduction="batchmean").item()
+        found["kl_to_truth"] = torch.nn.functional.kl_div(log_q, p, reduction="batchmean").item()
     return found
 
 
@@ -107,6 +117,14 @@ def judged(
         is_worse = table["shown"] & (WORSE[metric] * table["mean"] > 0)
         tables[metric] = table.assign(worse=is_worse)
     return tables
+
+
+def of_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The table of `figures.accuracy_hides` from the course's own runs of notebook 03."""
+    columns = [column for column in runs if column.startswith("accuracy, ")]
+    names = [column.removeprefix("accuracy, ") for column in columns]
+    tables = judged(runs, [name for name in names if name not in NO_MISTAKE], INSTEAD)
+    return for_figure(tables, {}, INSTEAD)
 
 
 def rounded(table: pd.DataFrame, metric: str) -> str:

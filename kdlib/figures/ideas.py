@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ..course import mistakes as mistakes_of
 from .drawing import (
     Rows,
     again,
@@ -476,14 +477,19 @@ def mistakes(table):
     return fig
 
 
+def _all_seeds(stored):
+    return mistakes_of.of_runs(stored.runs("03_distillation_loss"))
+
+
 @figure(
     "03_distillation_loss",
     "Accuracy hides mistakes",
     MINI_NLI,
     alt="""What each mistake changes, beside the right loss: left the accuracy on validation rows,
     right the KL divergence from the truth; the dot is the mean over seeds, the bar its 95 %
-    interval, corrected for the number of mistakes. A filled dot marks a mistake that the runs show,
-    a cross this run. What lies far off is written at the edge.""",
+    interval, corrected for the number of mistakes. A filled square marks a change that the runs
+    show, a cross this run. What lies far off is written at the edge.""",
+    data=_all_seeds,
 )
 def accuracy_hides(table):
     """columns: loss, metric, mean, low, high, shown, mine (this run; may be empty)"""
