@@ -13,12 +13,10 @@ from torch.nn.functional import cosine_similarity
 import kdlib as kd
 from kdlib import check, losses, results
 from kdlib.course import broken_runs
-from kdlib.course.check import nb07
+from kdlib.course.check import nb03, nb07
 from kdlib.course.check.nb07 import REFERENCE
 from kdlib.paths import ROOT
 
-# Exercises of 03 that have no model answer yet. This list may only shrink.
-NOT_YET = {"03.1", "03.2", "03.3"}
 # 00 to 04 have tests of their own.
 MINE = sorted(number for number in check.QUESTIONS if number >= "05")
 
@@ -49,7 +47,7 @@ def model_answer(number):
 
 
 def test_every_exercise_has_a_model_answer():
-    assert set(check.QUESTIONS) - set(check.ANSWERS) <= NOT_YET
+    assert set(check.QUESTIONS) == set(check.ANSWERS)
 
 
 @pytest.mark.parametrize("number", MINE)
@@ -97,6 +95,79 @@ def test_an_empty_answer_and_one_that_raises(capsys):
     right, printed = verdict(capsys, "05.1", lambda p: 1 / 0)
     assert not right and "ZeroDivisionError" in printed
     assert "there is no exercise" in verdict(capsys, "99.9", 1)[1]
+
+
+# -- 03 --------------------------------------------------------------------------------------------
+
+
+def solution(number, signature, *changed):
+    """The model answer of nb03 as a function, with one part of its source changed."""
+    source = nb03.ANSWERS[number].strip().split("\n\n")[0]
+    if changed:
+        assert changed[0] in source
+        source = source.replace(*changed)
+    names = {"torch": torch, "F": torch.nn.functional}
+    names["logits_of"] = lambda model, batch: model(batch["input_ids"]).logits
+    lines = "\n".join("    " + line for line in source.splitlines())
+    exec(f"def answer({signature}):\n{lines}", names)
+    return names["answer"]
+
+
+SIGNATURES = {
+    "03.1": "student, teacher, labels, temperature, alpha",
+    "03.2": "student, teacher, loader, loss_of, epochs, learning_rate",
+    "03.3": "alpha, T",
+    "03.4": "student, inputs, teacher_logits, labels, loss_of, size",
+}
+
+
+@pytest.mark.parametrize(
+    "number, changed, message",
+    [
+        ("03.1", ("temperature**2 *", ""), "T² is forgotten"),
+        ("03.1", ("temperature**2", "temperature"), "T stands where"),
+        ("03.1", ("(log_q, log_p", "(log_p, log_q"), "arguments are swapped"),
+        ("03.1", ('"batchmean"', '"sum"'), "soft loss is summed"),
+        ("03.1", ("alpha * soft + (1 - alpha) * hard", "alpha * soft"), "hard loss is missing"),
+        ("03.1", ("soft + (1 - alpha) * hard", "hard + (1 - alpha) * soft"), "alpha weights"),
+        ("03.1", ("teacher / temperature", "teacher"), "teacher is not softened"),
+        ("03.1", ('"batchmean"', '"none"'), "one number"),
+        ("03.1", ("return alpha", "return 3.7 * alpha"), "by hand"),
+        ("03.2", ("teacher.eval()", "teacher.train()"), "dropout on"),
+        ("03.2", ("student.train()", ""), "needs train()"),
+        ("03.2", ("torch.no_grad()", "torch.enable_grad()"), "no_grad()"),
+        ("03.2", ("optimizer.zero_grad()", ""), "add up"),
+        ("03.2", ("optimizer.step()", ""), "No weight"),
+        ("03.2", ("AdamW", "SGD"), "SGD"),
+        ("03.2", (", lr=learning_rate", ""), "default"),
+        ("03.2", ("lr=learning_rate", "lr=2 * learning_rate"), "other weights"),
+        ("03.2", ("range(epochs)", "range(1)"), "3 losses came back for 2 epochs of 3"),
+        ("03.2", ("return losses", ""), "returns nothing"),
+        ("03.3", ("T**2", "T"), "T stands where"),
+        ("03.3", ("T**2", "T**-2"), "turned round"),
+        ("03.3", ("alpha * T**2 / (", "16 / 17 + 0 * ("), "T = 4 is solved"),
+        ("03.3", ("alpha * T**2 /", "2 * T**2 *"), "above 1"),
+        ("03.3", ("T**2", "T**3"), "Measure it"),
+        ("03.4", ("share * loss", "loss"), "nobody divides"),
+        ("03.4", ("/ valid", "/ len(labels)"), "padded rows count"),
+        ("03.4", ("share * loss", "loss / 4"), "number of pieces"),
+        ("03.4", ("/ valid", "/ 3"), "Which number divides"),
+        ("03.4", ("(share", "student.zero_grad(); (share"), "last piece"),
+    ],
+)
+def test_03_names_the_mistake_and_never_the_answer(capsys, number, changed, message):
+    given = solution(number, SIGNATURES[number], *changed)
+    right, printed = verdict(capsys, number, given)
+    assert not right and message in printed and "expected" not in printed
+
+
+@pytest.mark.parametrize("number", SIGNATURES)
+def test_03_model_answers_are_right_and_blanks_are_not_answered(capsys, number):
+    assert verdict(capsys, number, solution(number, SIGNATURES[number]))[0]
+    blank = solution(
+        number, SIGNATURES[number], nb03.ANSWERS[number].strip().split("\n\n")[0], "..."
+    )
+    assert verdict(capsys, number, blank)[1] == f"{number}: not answered yet\n"
 
 
 # -- 05 --------------------------------------------------------------------------------------------

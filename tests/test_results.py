@@ -326,16 +326,29 @@ def test_a_table_of_methods_has_their_names_and_order_and_a_unit_a_metric():
     assert bill.tolist() == ["–", "elsewhere", "elsewhere"]
 
 
-def test_columns_beside_one_of_them():
-    columns = {"right": [80.0, 82.0], "T² forgotten": [70.0, 70.0], "swapped": [80.0, 83.0]}
-    table = results.against(pd.DataFrame(columns), "right")
-    assert table.columns.tolist() == ["mean ± sd", "against right", "from", "to", "verdict"]
-    assert table["mean ± sd"].to_dict() == {"T² forgotten": "70.0 ± 0.0", "swapped": "81.5 ± 2.1"}
-    for name, gaps in (("T² forgotten", [-10, -12]), ("swapped", [0, 1])):
-        expected = results.interval(gaps)
-        given = table.loc[name, ["against right", "from", "to"]].tolist()
-        assert given == pytest.approx([expected.mean, expected.low, expected.high])
-        assert table.loc[name, "verdict"] == expected.verdict
+def test_columns_beside_one_of_them_and_each_beside_its_own():
+    columns = {"right": [80.0, 82.0], "swapped": [80.0, 83.0]}
+    columns |= {"noisy": [70.0, 75.0], "calm": [71.0, 78.0]}
+    table = results.against(pd.DataFrame(columns), "right", instead={"noisy": "calm"})
+    assert table.index.tolist() == ["swapped", "noisy"]
+    assert table["mean"].tolist() == [0.5, -2.0]
+
+
+def test_looked_at_jointly_an_interval_excludes_0_where_holm_lets_it_stand():
+    random = np.random.default_rng(0)
+    effects = {"none": 0.0, "large": 5.0, "small": 1.0, "less": -0.8}
+    for _ in range(20):
+        draws = {name: effect + random.normal(size=6) for name, effect in effects.items()}
+        table = statistics.jointly(pd.DataFrame(draws))
+        p_values = [statistics.p_value(values) for values in draws.values()]
+        assert table["shown"].tolist() == statistics.holm(p_values)
+        excludes_0 = (table["low"] > 0) | (table["high"] < 0)
+        assert excludes_0.tolist() == table["shown"].tolist()
+    # a question by itself needs no correction
+    alone = statistics.jointly(pd.DataFrame({"large": draws["large"]})).iloc[0]
+    expected = statistics.interval(draws["large"])
+    assert (alone["low"], alone["high"]) == pytest.approx((expected.low, expected.high))
+    assert alone["detectable"] == pytest.approx(statistics.detectable(draws["large"]))
 
 
 def test_labels_alone_stand_at_alpha_0_and_half_a_grid_is_left_out():

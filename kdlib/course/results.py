@@ -19,6 +19,7 @@ import pandas as pd
 from ..engine.provenance import commit, peak_memory_gb, versions  # noqa: F401  (of a record)
 from ..methods import LABELS
 from ..paths import DATA, run_places, write_json
+from . import statistics
 from .statistics import (  # noqa: F401  (a notebook names them results.…)
     Difference,
     bootstrap,
@@ -306,17 +307,16 @@ def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([pd.Series(shares, table.index, name="relative"), table], axis=1)
 
 
-def against(table: pd.DataFrame, other: str) -> pd.DataFrame:
-    """Each column of `table` but `other`: mean ± sd, and what it is more than `other`, row by row.
+def against(table: pd.DataFrame, other: str, instead: dict | None = None) -> pd.DataFrame:
+    """What each column of `table` is more than `other`, row by row, corrected for their number.
 
-    table: a row a seed. The columns `from` and `to` are the bounds of `interval`.
+    table: a row a seed. instead: {column: another column that it is compared with}. The columns of
+    the answer are those of `statistics.jointly`.
     """
-    rows = {}
-    for name in table.columns.drop(other):
-        found = interval(table[name] - table[other])
-        spread = f"{table[name].mean():.1f} ± {table[name].std():.1f}"
-        rows[name] = [spread, found.mean, found.low, found.high, found.verdict]
-    return pd.DataFrame(rows, ["mean ± sd", f"against {other}", "from", "to", "verdict"]).T
+    instead = instead or {}
+    asked = table.columns.drop([other, *set(instead.values())])
+    more = {name: table[name] - table[instead.get(name, other)] for name in asked}
+    return statistics.jointly(pd.DataFrame(more))
 
 
 def over_alpha(runs: pd.DataFrame) -> pd.DataFrame:

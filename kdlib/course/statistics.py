@@ -133,6 +133,31 @@ def holm(p_values, level: float = 0.95) -> list[bool]:
     return stands
 
 
+def jointly(differences: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Several questions looked at together (Holm): a row a column of `differences`.
+
+    differences: a row a seed, a column a question. An interval from `low` to `high` excludes 0
+    exactly where the question still stands after the correction. `detectable`: the smallest
+    effect that these runs would mostly have shown, with the same correction.
+    """
+    p_values = [p_value(differences[name]) for name in differences]
+    stands = holm(p_values, level)
+    rows, standing = {}, 0
+    for place in np.argsort(p_values, kind="stable"):
+        values = differences.iloc[:, place]
+        corrected = 1 - (1 - level) / (len(p_values) - standing)
+        found = interval(values, corrected)
+        rows[differences.columns[place]] = {
+            "mean": found.mean,
+            "low": found.low,
+            "high": found.high,
+            "shown": stands[place],
+            "detectable": detectable(values, level=corrected),
+        }
+        standing += stands[place]
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(differences.columns)
+
+
 def _mean_and_error(values) -> tuple[float, float, int]:
     """The mean, its standard error (0 for a single number), and how many numbers there are."""
     values = np.asarray(values, dtype=float)

@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ..course import mistakes as mistakes_of
 from ..votes import CHAOS
 from .drawing import (
     Rows,
@@ -22,6 +23,7 @@ from .drawing import (
     look,
     marker,
     middle,
+    only_ticks,
     panels,
     paper,
     plain_numbers,
@@ -403,30 +405,49 @@ def why_t_squared(table):
     "03_distillation_loss",
     "What the loss pushes",
     "",
-    alt="""How the loss pushes the student's logits, one panel for each pair of alpha and T: for
-    each class the push of the soft loss, of the hard loss, and of both together. The hard loss
-    pushes up one class and all others down alike; the soft loss tells the wrong classes apart.""",
+    alt="""How the loss pushes the student's logits, a row of panels for each student and a panel
+    for each pair of alpha and T: for each class the push of the soft loss, of the hard loss, and of
+    both together. The hard loss pushes every wrong class down by the student's own probability of
+    it: all alike where the student gives them equal probabilities, and otherwise the likelier one
+    more. The soft loss pushes towards the teacher's probabilities and so tells the wrong classes
+    apart.""",
 )
 def pulls(table):
-    """columns: alpha, T, class, soft, hard (minus the gradient of each part, weights included)"""
-    fig, parts = panels(table, ["alpha", "T"], 2.6, 2.9, extra=0.4, sort=True, sharey=True)
-    for ax, (alpha, T), part in parts:
-        x = np.arange(len(part))
-        for i, column in enumerate(("soft", "hard")):
-            places, label = x + (i - 0.5) * 0.34, f"{column} loss"
-            ax.bar(places, part[column], 0.32, **bar_look(i), label=label)
-        both = part["soft"] + part["hard"]
-        ax.plot(x, both, "D", color=ink(), markersize=5, label="together")
-        level(ax, 0, "-", linewidth=0.8)
-        ax.set_xticks(x, part["class"])
-        ax.set_title(f"alpha = {alpha:g}, T = {T:g}", fontsize=10)
-        ax.grid(axis="x", visible=False)
+    """columns: alpha, T, class, soft, hard (minus the gradient of each part, weights included);
+    student: its name, where there are several
+    """
+    if "student" not in table:
+        table = table.assign(student="")
+    students = list(table.groupby("student", sort=False))
+    settings = list(dict.fromkeys(zip(table["alpha"], table["T"])))
+    size = (2.6 * len(settings) + 0.4, 2.6 * len(students) + 0.3)
+    fig, axes = plt.subplots(len(students), len(settings), figsize=size, sharey=True, squeeze=False)
+    for row, (student, pushed) in zip(axes, students):
+        for ax, (alpha, T) in zip(row, settings):
+            _push(ax, pushed[(pushed["alpha"] == alpha) & (pushed["T"] == T)])
+            ax.set_title(f"alpha = {alpha:g}, T = {T:g}", fontsize=10)
+        # With several rows the student's name leaves less room.
+        what = "push on the student's logit" if not student else f"{student}\npush on its logit"
+        row[0].set_ylabel(what)
     # The same scale wherever the slider stands.
     reach = 1.1 * max(0.65, *(table["soft"].abs() + table["hard"].abs()))
-    fig.axes[0].set(ylabel="push on the student's logit", ylim=(-reach, reach))
+    axes[0, 0].set_ylim(-reach, reach)
     fig.supxlabel("A: the label's class; B and C: the wrong ones", fontsize=9.5)
-    fig.axes[-1].legend(fontsize=9, loc="lower right")
+    axes[-1, -1].legend(fontsize=9, loc="lower right")
     return fig
+
+
+def _push(ax, part) -> None:
+    """One panel of `pulls`: bars of the soft and the hard loss, a diamond for both together."""
+    x = np.arange(len(part))
+    for i, column in enumerate(("soft", "hard")):
+        places, label = x + (i - 0.5) * 0.34, f"{column} loss"
+        ax.bar(places, part[column], 0.32, **bar_look(i), label=label)
+    both = part["soft"] + part["hard"]
+    ax.plot(x, both, "D", color=ink(), markersize=5, label="together")
+    level(ax, 0, "-", linewidth=0.8)
+    ax.set_xticks(x, part["class"])
+    ax.grid(axis="x", visible=False)
 
 
 @figure(
@@ -462,54 +483,51 @@ def mistakes(table):
     norms.set_xlabel("gradient norm ÷ the right one's")
     cosines.set_xlabel("cosine with the right gradient")
     norms.set_xscale("log")
-    plain_numbers(norms.xaxis)
+    powers = 2.0 ** np.arange(-5, 6)
+    # one tick at least on each side of 1
+    inside = (powers >= min(0.5, norm.min() / 1.1)) & (powers <= max(2, norm.max() * 1.1))
+    only_ticks(norms.xaxis, powers[inside], [f"{power:g}" for power in powers[inside]])
     norms.set_yticks(y, table["mistake"])
     legend_above(cosines, fontsize=8, reverse=True)
     return fig
+
+
+def _all_seeds(stored):
+    return mistakes_of.of_runs(stored.runs("03_distillation_loss"))
 
 
 @figure(
     "03_distillation_loss",
     "Accuracy hides mistakes",
     MINI_NLI,
-    alt="""Validation accuracy of students that were trained with each mistake, beside the right
-    loss and CE only: the dot is the mean over the course's seeds, the bar two standard deviations,
-    the cross this run; what lies far below is written at the left edge. Most mistakes hide within
-    the spread.""",
+    alt="""What each mistake changes, beside the right loss: left the accuracy on validation rows,
+    right the KL divergence from the truth; the dot is the mean over seeds, the bar its 95 %
+    interval, corrected for the number of mistakes. A filled square marks a change that the runs
+    show, a cross this run. What lies far off is written at the edge.""",
+    data=_all_seeds,
 )
 def accuracy_hides(table):
-    """columns: loss, accuracy (%), run ("reference", several rows a loss, or "this run")"""
-    order = list(table["loss"].unique())
-    place = pd.Series(range(len(order))[::-1], index=order)
-    # What lies far below is written at the edge, or it would squeeze the rest.
-    edge = table["accuracy"].median() - 8
-    fig, ax = plt.subplots(figsize=(7.2, 0.36 * len(order) + 1.0))
-    stats = table[table["run"] == "reference"].groupby("loss")["accuracy"].agg(["mean", "std"])
-    near = stats.reindex(order).query("mean > @edge")
-    error = 2 * near["std"].fillna(0)
-    ax.errorbar(
-        near["mean"],
-        place[near.index],
-        xerr=error,
-        fmt="o",
-        color=color(0),
-        capsize=3,
-        label="reference: mean ± 2 sd",
-    )
-    mine = table[table["run"] == "this run"].set_index("loss")["accuracy"]
-    shown = mine[mine > edge]
-    ax.plot(
-        shown,
-        place[shown.index],
-        "x",
-        color=color(1),
-        markersize=8,
-        markeredgewidth=2,
-        label="this run",
-    )
-    for name, accuracy in mine[mine <= edge].items():
-        beside(ax, place[name], f"◀ {accuracy:.1f}, far below", 0.01, color=color(1))
-    ax.set_yticks(place, order)
-    ax.set(xlabel="validation accuracy (%)", ylim=(-0.6, len(order) - 0.4))
-    legend_above(ax)
+    """columns: loss, metric, mean, low, high, shown, mine (this run; may be empty)"""
+    names = list(table["loss"].unique())
+    place = pd.Series(range(len(names))[::-1], index=names)
+    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(8.4, 0.4 * len(names) + 1.1))
+    for ax, (metric, part) in zip(axes, table.groupby("metric", sort=False)):
+        near = part["mean"].abs() < 5 * part["mean"].abs().median() + 1e-9
+        for i, is_shown in enumerate((False, True)):
+            found = part[near & (part["shown"] == is_shown)]
+            face = color(i) if is_shown else paper()
+            label = "shown" if is_shown else "not shown"
+            errors = [found["mean"] - found["low"], found["high"] - found["mean"]]
+            looks = dict(fmt=marker(i), color=color(i), markerfacecolor=face, capsize=3)
+            ax.errorbar(found["mean"], place[found["loss"]], xerr=errors, label=label, **looks)
+        crosses = part[near & part["mine"].notna()]
+        ax.plot(crosses["mine"], place[crosses["loss"]], "x", color=ink(), label="this run")
+        for row in part[~near].itertuples():
+            x, side = (0.97, "right") if row.mean > 0 else (0.03, "left")
+            text = f"far off: {row.mean:+.2g}".replace("-", "−")
+            beside(ax, place[row.loss], text, x, ha=side, color=color(1), backgroundcolor=paper())
+        upright(ax, 0, "-", linewidth=0.8, zorder=0)
+        ax.set(xlabel=metric, ylim=(-0.6, len(names) - 0.4))
+    axes[0].set_yticks(place, names)
+    legend_above(axes[1], ncols=3, fontsize=8)
     return fig
