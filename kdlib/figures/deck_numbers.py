@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from ..course import claims, findings
+from ..course import mistakes as of_losses
 from ..course.stored import Missing, Stored
 
 NUMBERS = {}
@@ -110,7 +111,7 @@ def wrong_class_real(records):
     found = records.results("01_soft_targets", "lab")
     teacher = 100 * found["likelier wrong class, teacher"]
     by_label = 100 * found["likelier wrong class, by label"]
-    first = 100 * found["first choice as people's"]
+    first = 100 * found["first choice agrees, teacher"]
     if teacher <= by_label:
         return None
     return {"teacher": teacher, "by_label": by_label, "first": first}
@@ -187,37 +188,36 @@ def t_squared(records):
 def mistakes(records):
     """At the last step, how many mistakes turn the gradient away by more than 45 degrees."""
     table = records.stored.table("03_distillation_loss", "mistakes").set_index("mistake")
-    wrong = table.drop("right")["last step"]
+    wrong = table["last step"]
     turned = int((wrong < np.cos(np.pi / 4)).sum())
     if not turned:
         return None
     return {"turned": turned, "all": len(wrong), "t_forgotten": wrong["T² forgotten"]}
 
 
-def _accuracies(records):
-    """A row a seed, a column a loss: accuracy in per cent."""
-    runs = records.stored.runs("03_distillation_loss").set_index("seed")
-    names = [name for name in runs.columns if name.startswith("accuracy, ")]
-    return 100 * runs[names].rename(columns=lambda name: name.removeprefix("accuracy, "))
-
-
 @number
 def seen_in_accuracy(records):
-    """How many mistakes cost more than two points of accuracy, and the worst."""
-    table = _accuracies(records)
-    lost = table.drop(columns=["right", "CE only"]).rsub(table["right"], axis=0).mean()
-    seen = lost[lost > 2]
-    if not 0 < len(seen) < len(lost):
+    """How many mistakes are shown to cost accuracy, how many to harm the probabilities."""
+    runs = records.stored.runs("03_distillation_loss")
+    columns = [name for name in runs.columns if name.startswith("accuracy, ")]
+    names = [name.removeprefix("accuracy, ") for name in columns]
+    names = [name for name in names if name not in of_losses.NO_MISTAKE]
+    tables = of_losses.judged(runs, names, of_losses.INSTEAD)
+    accuracy, truth = tables["accuracy"], tables["kl_to_truth"]
+    seen, in_truth = int(accuracy["worse"].sum()), int(truth["worse"].sum())
+    if not 0 < seen < min(in_truth, len(names)):
         return None
-    right = table["right"].mean()
-    worst = lost.idxmax()
+    worst = accuracy["mean"].idxmin()
     return {
-        "seen": len(seen),
-        "all": len(lost),
-        "hidden": len(lost) - len(seen),
+        "seen": seen,
+        "in_truth": in_truth,
+        "all": len(names),
+        "which": " and ".join(accuracy.index[accuracy["worse"]]),
         "worst": worst,
-        "worst_accuracy": right - lost.max(),
-        "right": right,
+        "worst_points": -accuracy["mean"].min(),
+        "without_teacher": 100 * (runs["accuracy, right"] - runs["accuracy, CE only"]).mean(),
+        "right": 100 * runs["accuracy, right"].mean(),
+        "seeds": len(runs),
     }
 
 
