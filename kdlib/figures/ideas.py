@@ -433,7 +433,9 @@ def pulls(table):
     reach = 1.1 * max(0.65, *(table["soft"].abs() + table["hard"].abs()))
     axes[0, 0].set_ylim(-reach, reach)
     fig.supxlabel("A: the label's class; B and C: the wrong ones", fontsize=9.5)
-    axes[-1, -1].legend(fontsize=9, loc="lower right")
+    # outside, for in some panel a bar stands in every corner
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, fontsize=9, loc="outside upper right", ncols=3)
     return fig
 
 
