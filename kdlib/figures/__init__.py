@@ -45,6 +45,7 @@ from .ideas import (
     teacher_and_student,
     why_t_squared,
 )
+from .lecture import batch_timeline, gains, number_line, run_on, shift_and_mask, worked_row
 from .limits import (
     into_few_bits,
     layer_sensitivity,
