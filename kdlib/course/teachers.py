@@ -13,8 +13,9 @@ the shipped one's place.
     python -m kdlib.course.teachers europarl
         a small Llama with Llama 3's vocabulary on real Europarl (50 MB); none ships
     python -m kdlib.course.teachers smollm2
-        SmolLM2-135M (a pretrained Llama) on 16,000 real Europarl pairs, 100 minutes on two cores.
-        Its weights (540 MB) lie in runs/teacher_smollm2; what ships are its answers to 6,000 pairs
+        SmolLM2-135M (a pretrained Llama) on 16,000 real Europarl pairs, one to two hours on two
+        cores. Its weights (540 MB) lie in runs/teacher_smollm2; what ships are its answers to 6,000
+        pairs, and its own translations of them
     python -m kdlib.course.teachers mnli
         MiniLM (6 layers) on 8,000 real MNLI rows; only its *logits* ship. The weights (90 MB) lie
         in runs/teacher_mnli, where notebook 08 finds them, and its logits beside them
