@@ -60,6 +60,16 @@ def test_outputs_are_those_of_one_clean_run(path):
 
 
 @pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=ids)
+def test_opening_a_notebook_changes_nothing(path):
+    """JupyterLab writes the kernel's name as it knows it, and nbconvert when each cell ran: a
+    student's `git status` stays clean only where the files say the same already.
+    """
+    notebook = json.loads(path.read_text(encoding="utf8"))
+    assert notebook["metadata"]["kernelspec"]["display_name"] == "Python 3 (ipykernel)"
+    assert not [cell for cell in notebook["cells"] if "execution" in cell["metadata"]]
+
+
+@pytest.mark.parametrize("path", LESSONS + SOLUTIONS, ids=ids)
 def test_code_is_fit_to_be_read(path):
     code = cells(path)
     lines = [line for c in code for line in c["source"].splitlines()]
