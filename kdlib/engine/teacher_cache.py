@@ -290,8 +290,10 @@ class TeacherCache:
         low, high, logprobs, rest = zip(*parts)
         high = None if high[0] is None else torch.cat(high)
         ids = asking.wide_ids(torch.cat(low), high)
-        rest = torch.cat(rest)[:, planned.index(float(temperature))]
-        return TopK(ids, torch.cat(logprobs).float(), rest)
+        # float32 first: the shards hold float16, which a bf16 autocast on a CPU refuses to join
+        logprobs = torch.cat([part.float() for part in logprobs])
+        rest = torch.cat([part.float() for part in rest])[:, planned.index(float(temperature))]
+        return TopK(ids, logprobs, rest)
 
     def _tokens_at(self, place: int) -> list[torch.Tensor | None]:
         """What is kept of the row at a place: ids, their high bits, log-probabilities, rests."""
