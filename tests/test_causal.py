@@ -631,6 +631,16 @@ def test_a_cache_of_few_words_gives_the_lumped_loss(tmp_path, chat, rows):
     )
 
 
+def test_stored_answers_are_read_under_bf16(tmp_path, chat, rows):
+    """The shards hold float16, which an autocast on a CPU refuses to join."""
+    cache = cache_of(pair(chat)[0], rows[0], chat, tmp_path, 6)
+    outside = cache.topk([3, 0], 1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = cache.topk([3, 0], 1.0)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(inside, outside))
+    assert inside.logprobs.dtype == torch.float32
+
+
 def test_a_cache_that_does_not_fit_is_refused(tmp_path, chat, rows):
     teacher, student = pair(chat)
     cache = cache_of(teacher, rows[0], chat, tmp_path, 4)

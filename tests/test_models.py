@@ -10,6 +10,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from kdlib import models
 from kdlib.engine import hub
+from kdlib.trainer import DistillationArguments
 
 
 @pytest.fixture
@@ -259,6 +260,17 @@ def test_size_counts_a_shared_weight_once():
     two.weight = one.weight
     assert models.size(both)["parameters"] == 220
     assert models.size(both.half())["megabytes"] == 220 * 2 / 1e6
+
+
+@pytest.mark.parametrize("has_units", [True, False])
+def test_a_cpu_with_matrix_units_trains_in_bf16(has_units, tmp_path, monkeypatch):
+    """Intel's AMX: SmolLM2 trains twice as fast there. Without it bf16 is imitated, and slow."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_units})
+    wanted = torch.bfloat16 if has_units else torch.float32
+    assert models.machine_dtype() == wanted
+    arguments = DistillationArguments(str(tmp_path), bf16=wanted == torch.bfloat16)
+    assert arguments.bf16 == has_units and arguments.device.type == "cpu"
 
 
 def test_models_that_take_turns_suffer_alike(teacher, batch, monkeypatch):
