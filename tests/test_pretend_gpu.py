@@ -212,15 +212,13 @@ def test_a_notebook_runs_on_a_gpu_and_asks_no_model_on_the_cpu(path, runner):
     on_cpu = [seen for seen in found["passes"] if seen[2] != "cuda"]
     on_cpu = [seen for seen in on_cpu if seen[1] not in meant_for_cpu]
     assert not [seen for seen in on_cpu if seen[1] != "a cell itself"], on_cpu
-    # a cell may show a model a sentence or two where the model is; a solution's toys stay there
-    few = FEW if path.parent.name == "notebooks" else FEW_OF_A_SOLUTION
-    assert sum(count for *_, count in on_cpu) <= few, on_cpu
+    # a cell may show a model a sentence or two where the model is
+    assert sum(count for *_, count in on_cpu) <= FEW, on_cpu
     askers = {asker for _, asker, _, _, _ in found["passes"]}
     assert EXPECTED.get(path.stem[:2], set()) <= askers or path.parent.name == "solutions", askers
 
 
 FEW = 30
-FEW_OF_A_SOLUTION = 100
 ON_THE_CPU = {"00": {"latency"}}  # the race, and it says so
 EXPECTED = {
     "04": {"compute_loss", "teacher_logits", "prediction_step"},

@@ -325,11 +325,13 @@ BATCHES, ROWS, HELD_OUT, KEPT = 16, 8, 40, 8
 def _lesson():
     """(student, batches, held-out batch, the teacher's log-probabilities there), of MiniParl."""
     from ... import causal, models, translation
+    from ...engine.device import machine_device
     from ...paths import DATA
 
+    device = machine_device()
     place = str(DATA / "teachers" / "miniparl")
     tokenizer = translation.tokenizer(place)
-    teacher = models.add_end_token(models.load_causal(place), tokenizer)
+    teacher = models.add_end_token(models.load_causal(place), tokenizer).to(device)
     collate = translation.collator(tokenizer)
 
     def rows(split, count):
@@ -338,7 +340,9 @@ def _lesson():
 
     batches, train = [], rows("train", BATCHES * ROWS)
     for first in range(0, len(train), ROWS):
-        batch = dict(collate(train[first : first + ROWS]))
+        batch = collate(train[first : first + ROWS])
+        # a student's loop does not think of devices: it finds all where its model is
+        batch = {name: part.to(device) for name, part in batch.items()}
         kept = kept_of(causal.target_logits(teacher, batch).log_softmax(-1), KEPT)
         # Where something is learnt, but not what: the teacher alone says that.
         batch["labels"] = batch["labels"].clamp(max=0)

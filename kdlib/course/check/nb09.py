@@ -40,7 +40,7 @@ def speak(model, prompt, end, longest, greedy=False):
     ids = list(prompt)
     while len(ids) < len(prompt) + longest:
         with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0, -1]
+            logits = model(torch.tensor([ids], device=model.device)).logits[0, -1]
         if greedy:
             token = logits.argmax().item()
         else:
@@ -208,6 +208,8 @@ NEXT = torch.tensor(
 
 class Chain(torch.nn.Module):
     """A language model that knows the last token alone, so that all of its answers are known."""
+
+    device = NEXT.device  # as transformers' models say where they are
 
     def forward(self, input_ids, **other):
         return types.SimpleNamespace(logits=NEXT[input_ids].log())
