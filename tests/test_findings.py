@@ -491,5 +491,5 @@ def test_the_readmes_links_lead_somewhere():
     assert len(links) > 15 and not [t for t in links if not (ROOT / t).exists()]
     assert (
         all(len(alt.split()) >= 8 for alt in re.findall(r"!\[([^\]]*)\]", text))
-        and text.count("![") >= 2
+        and text.count("![") >= 4
     )
