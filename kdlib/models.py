@@ -208,11 +208,12 @@ def _read(loader, place: Path, **how):
 def machine_dtype() -> torch.dtype:
     """What this machine computes fast *and* right.
 
-    GPU: bf16 from Ampere on, fp16 on older ones (P100, V100). CPU: bf16 where it has matrix units
-    for it (Intel's AMX, Sapphire Rapids on), float32 elsewhere.
+    GPU: bf16 from Ampere on, fp16 on older ones (P100, V100). CPU: bf16 where it has instructions
+    for it (Intel from Sapphire Rapids on, AMD from Zen 4 on), float32 elsewhere.
     """
     if not torch.cuda.is_available():
-        multiplies_bf16 = torch.cpu.get_capabilities().get("amx_bf16", False)
+        can = torch.cpu.get_capabilities()
+        multiplies_bf16 = can.get("amx_bf16", False) or can.get("avx512_bf16", False)
         return torch.bfloat16 if multiplies_bf16 else torch.float32
     # 8 is Ampere, the first that multiplies bf16 in hardware. fp16 has as many bits and less range:
     # above 65,504 it is infinite.

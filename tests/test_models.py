@@ -262,11 +262,15 @@ def test_size_counts_a_shared_weight_once():
     assert models.size(both.half())["megabytes"] == 220 * 2 / 1e6
 
 
+@pytest.mark.parametrize("unit", ["amx_bf16", "avx512_bf16"])
 @pytest.mark.parametrize("has_units", [True, False])
-def test_a_cpu_with_matrix_units_trains_in_bf16(has_units, tmp_path, monkeypatch):
-    """Intel's AMX: SmolLM2 trains twice as fast there. Without it bf16 is imitated, and slow."""
+def test_a_cpu_with_bf16_instructions_trains_in_bf16(unit, has_units, tmp_path, monkeypatch):
+    """SmolLM2 trains twice as fast with AMX (Intel), 1.6 times as fast with AVX-512's bf16 (AMD).
+
+    Without either bf16 is imitated, and slow.
+    """
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_units})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: has_units})
     wanted = torch.bfloat16 if has_units else torch.float32
     assert models.machine_dtype() == wanted
     arguments = DistillationArguments(str(tmp_path), bf16=wanted == torch.bfloat16)
