@@ -1,5 +1,7 @@
 """A teacher that ships as answers: what the file keeps, whom it answers, and what it refuses."""
 
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from kdlib import losses, teacher_cache, translation
+from kdlib import losses, teacher_cache, translation, translators
+from kdlib.course.settings import settings_of
 from kdlib.engine import stored_answers
+from kdlib.engine.hub import local_copy
 from kdlib.engine.stored_answers import StoredAnswers
 from kdlib.trainer import DistillationTrainer
 
@@ -110,6 +114,21 @@ def test_pairs_are_found_by_their_texts(packed, tmp_path):
         translation.load(folder, "train", among=stored.pairs, rows=12)
     few = translation.load(folder, "train", among=stored.pairs, rows=5).rows
     assert list(few["en"]) == PAIRS["en"][1:6]
+
+
+def test_the_hubs_corpus_holds_some_answered_pairs_out(tmp_path):
+    """It comes as one split, so its test takes 1 % of all pairs: `lab` must not ask for 6,000."""
+    real = local_copy("Helsinki-NLP/europarl")
+    if real is None:
+        pytest.skip("KD_REAL has no Helsinki-NLP/europarl")
+    (tmp_path / "en-fr").mkdir()
+    for path in real.rglob("train-*.parquet"):
+        (tmp_path / "en-fr" / path.name).symlink_to(path)
+    settings = settings_of("07_eurollama_distil", "lab") | {"data": str(tmp_path)}
+    teacher = translators.stored(settings["teacher"])
+    pairs = translators.pairs(SimpleNamespace(**settings), teacher)
+    answered = translators.ANSWERED["rows"]
+    assert 0.97 * answered < len(pairs["train"]) < answered
 
 
 def test_a_student_learns_from_the_file_as_from_a_cache(chat, build, packed, rows, tmp_path):

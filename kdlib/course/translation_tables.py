@@ -43,8 +43,12 @@ def point(runs: pd.DataFrame, method: str) -> pd.DataFrame:
 
 def heading(runs: pd.DataFrame) -> str:
     """What all runs of a table share: the corpus, its pairs, and the epochs."""
-    pairs = "{data}: {train_rows:,} training pairs, {epochs} epochs, {test_rows:,} test pairs"
-    return pairs.format(**runs.iloc[0])
+    about = runs.iloc[0]
+    read = int(about.get("rows_read", about["train_rows"]))  # train_rows is 0 where all were read
+    epochs = f"{about['epochs']} epoch{'s' if about['epochs'] != 1 else ''}"
+    return (
+        f"{about['data']}: {read:,} training pairs, {epochs}, {int(about['test_rows']):,} test pairs"
+    )
 
 
 def heading_of_real(record: dict) -> str:
