@@ -92,11 +92,72 @@ def test_rates_fall_and_lora_comes_last():
     assert table["bleu"].tolist() == ["15.00 ± 7.07", "5.00", "6.00"], "a control came in"
 
 
-def test_the_distance_from_the_teacher_is_that_of_the_last_look():
-    steps = [("validation", 0.9), ("train", 0.5), ("validation", 0.3), ("train", 0.1)]
-    history = [{"split": split, "kd": kd} for split, kd in steps]
-    table = tables.with_distance([record(ce=1.0, history=history)])
-    assert table.loc[0, "kl_to_teacher"] == "0.30"
+# -- a real teacher -------------------------------------------------------------------------------
+
+
+def test_each_kind_of_student_gets_its_own_rate():
+    tried = [
+        record("kd", rate=1e-3, ce=3.0),
+        record("kd", rate=1e-4, ce=2.0),
+        record("ce", rate=1e-3, ce=2.5),
+        record("ce", rate=1e-4, ce=4.0),
+        record("ce", rate=1e-2, rank=16, ce=0.1),
+    ]
+    table = tables.rates_tried(tables.runs(tried)).set_index("told")
+    assert dict(table["chosen"]) == {"KD": "0.0001", "CE only": "0.001"}
+    assert table.columns[0] == "CE at 0.001" and table.loc["KD", "CE at 0.001"] == "3.00"
+
+
+def test_a_student_pays_for_what_it_used_of_the_teacher():
+    runs = [
+        record("kd"),
+        record("ce"),
+        record("label_smoothing"),
+        record("ce", "teacher"),
+        record("kd", "teacher"),
+    ]
+    for live in runs[3:]:
+        live["stage_seconds"] = {"targets": 40.0}
+    bill = dict(zip(tables.runs(runs)["told"], tables.runs(runs)["teacher_seconds"]))
+    assert bill["KD"] == 7.0
+    assert pd.isna(bill["CE only"]) and pd.isna(bill["CE, label smoothing"])
+    assert bill["CE only, teacher's translations"] == 40.0, "it reads no distribution"
+    assert bill["KD, teacher's translations"] == 47.0
+    stored = record("ce", "teacher", teacher_seconds=500.0)
+    stored["stage_seconds"] = {"targets": 0.1}
+    assert tables.runs([stored])["teacher_seconds"].item() == 500.0, "generation is part of it"
+
+
+def test_kd_is_compared_sentence_by_sentence():
+    better, worse = [[5, 5, 5, 4, 3, 2, 5, 4, 3, 2]] * 20, [[5, 5, 3, 2, 1, 1, 5, 4, 3, 2]] * 20
+    runs = [
+        record("kd", texts=[], bleu_counts=better),
+        record("ce", texts=[], bleu_counts=worse),
+        record("label_smoothing", seed=1, texts=[], bleu_counts=worse),
+    ]
+    point = tables.runs(runs)
+    found = dict(tables.over_sentences(runs, point, []))
+    assert list(found) == ["CE only"], "no seed ran both KD and label smoothing"
+    assert found["CE only"].mean > 0 and found["CE only"].n == 20
+
+
+def test_faults_are_shares_of_the_test_pairs():
+    faults = {"hit_limit": 50, "repeats": 25, "stray": 0, "empty": 0}
+    runs = tables.runs([record("kd", **faults)]).assign(test_rows=500)
+    row = tables.went_wrong(runs).set_index("told").loc["KD"]
+    assert row["never end"] == "10" and row["repeat themselves"] == "5"
+
+
+def test_our_sentences_show_every_kind_of_student():
+    teacher = {"own": {"Hello.": "Bonjour.", "Thanks.": "Merci."}}
+    runs = [
+        record("kd", own={"Hello.": "Salut.", "Thanks.": "Merci !"}, base_own={"Hello.": "ééé"}),
+        record("ce", own={"Hello.": "Bon.", "Thanks.": "Mer."}),
+    ]
+    lines = tables.own_sentences(runs, teacher).splitlines()
+    assert lines[0] == "Hello." and lines[1].split() == ["before", "training", "ééé", "…"]
+    assert [line.split()[-1] for line in lines[2:5]] == ["Bonjour.", "Salut.", "Bon."]
+    assert lines[5] == "Thanks." and len(lines) == 9
 
 
 def test_an_ending_is_judged_by_what_was_measured():
@@ -139,8 +200,9 @@ def lessons(records: list[dict]) -> str:
     [
         ("07", "07", "laptop", lambda records: tables.heading(tables.runs(records))),
         ("07", "07", "laptop", lambda records: tables.by_rate(tables.runs(records)).to_string(index=False)),
-        ("07", "07", "lab", lambda records: tables.heading_of_real(records[0])),
-        ("07", "07", "lab", lambda records: tables.with_distance(records).to_string(index=False)),
+        ("07", "07", "lab", lambda records: tables.heading(tables.runs(records))),
+        ("07", "07", "lab", lambda records: tables.went_wrong(tables.runs(records)).to_string(index=False)),
+        ("07", "07", "lab_rates", lambda records: tables.rates_tried(tables.runs(records)).to_string(index=False)),
         ("08", "06", "laptop", tables.over_length),
         ("08", "08", "lab", figures.on_real_rows),
         ("09", "09", "laptop", hidden_states),

@@ -14,6 +14,9 @@ from .. import methods
 from . import results
 
 
+NEVER_HEAR = ("ce", "label_smoothing")  # the teacher's distributions
+
+
 def told(settings: dict) -> str:
     """What a student was told: its method's label, and whether it read the teacher's own texts."""
     label = methods.LABELS.get(settings["method"], settings["method"])
@@ -21,9 +24,29 @@ def told(settings: dict) -> str:
 
 
 def runs(records: list[dict]) -> pd.DataFrame:
-    """One row a run, with what its student was `told`."""
+    """One row a run, with what its student was `told`, and the teacher's seconds behind it."""
     table = results.frame(records)
-    return table.assign(told=[told(row) for row in table.to_dict("records")])
+    return table.assign(
+        told=[told(row) for row in table.to_dict("records")],
+        teacher_seconds=[_teachers_seconds(record) for record in records],
+    )
+
+
+def _teachers_seconds(record: dict) -> float:
+    """How long the teacher worked for this student, its own training aside: NaN for not at all.
+
+    A student of its translations pays for their generation, one of its distributions for the
+    answers; the seconds of a stored teacher's translations count both.
+    """
+    settings, found = record["settings"], record["results"]
+    answers = found.get("teacher_seconds") or np.nan
+    generated = record.get("stage_seconds", {}).get("targets", 0.0)
+    hears_answers = settings["method"] not in NEVER_HEAR
+    if settings["targets"] == "references":
+        return answers if hears_answers else np.nan
+    if generated < 1:  # the translations were stored, so their seconds are part of the answers'
+        return answers
+    return generated + (answers if hears_answers else 0)
 
 
 def point(runs: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -51,25 +74,12 @@ def heading(runs: pd.DataFrame) -> str:
     )
 
 
-def heading_of_real(record: dict) -> str:
-    """The same of a run on real Europarl, and how weak its models are."""
-    text = (
-        "Europarl, {train_rows:,} training pairs of at most {max_words} words, {epochs} epoch; "
-        "teacher BLEU {teacher_bleu:.2f}; {student_parameters:,} parameters, nearly all of them "
-        "the vocabulary's"
-    )
-    return text.format(**record["settings"] | record["results"])
-
-
 def compared(point: pd.DataFrame, synthetic: bool) -> pd.DataFrame:
     """Scores, divergence and seconds of each kind of student, and the BLEUs that frame them."""
     digits = {"bleu": 1, "chrf": 1, "kl_to_truth": 3, "ce": 3}
     digits |= {"train_seconds": 0, "teacher_seconds": 0}
     table = results.summary(point, ["told"], digits, scale=1)
     table.insert(3, "runs", table.pop("runs"))
-    # Whoever never heard the teacher pays nothing for it.
-    never_heard = table["told"] == "CE only"
-    table["teacher_seconds"] = table["teacher_seconds"].mask(never_heard, "–")
     frame = {"student before training": "base_bleu", "the teacher": "teacher_bleu"}
     if synthetic:
         frame["cap: the grammar's likeliest words"] = "bleu_cap"
@@ -114,16 +124,69 @@ def by_rate(runs: pd.DataFrame) -> pd.DataFrame:
     return results.summary(kd, ["trained", "learning_rate"], metrics, digits=2, scale=1)
 
 
-def with_distance(records: list[dict]) -> pd.DataFrame:
-    """Scores by method and learning rate, and how far from the teacher the students ended."""
-    looks = [record["results"]["history"] for record in records]
-    last_kd = [
-        [step["kd"] for step in steps if step["split"] == "validation"][-1] for steps in looks
-    ]
-    table = results.frame(records).assign(kl_to_teacher=last_kd)
-    table = table.sort_values(["method", "learning_rate"], ascending=[True, False])
-    metrics = ["ce", "kl_to_teacher", "perplexity", "bleu", "chrf"]
-    return results.summary(table, ["method", "learning_rate"], metrics, digits=2, scale=1)
+# -- a real teacher ------------------------------------------------------------------------------
+
+
+def rates_tried(tried: pd.DataFrame) -> pd.DataFrame:
+    """One row a kind of student: validation cross-entropy at each learning rate, and the choice.
+
+    Cross-entropy, as BLEU says little of students that have read so few pairs.
+    """
+    full = tried[tried["lora_rank"] == 0]
+    table = full.pivot_table(index="told", columns="learning_rate", values="ce", sort=False)
+    chosen = table.idxmin(axis=1)
+    table = table.sort_index(axis=1, ascending=False).map("{:.2f}".format)
+    table.columns = [f"CE at {rate:g}" for rate in table.columns]
+    return table.assign(chosen=[f"{rate:g}" for rate in chosen]).reset_index()
+
+
+def over_sentences(records: list[dict], point: pd.DataFrame, references: list[str]):
+    """(other kind, Difference): BLEU of KD minus that of each other kind of student.
+
+    Intervals over sentences, with the seeds that both have (`scores.bleu_gap`).
+    """
+    from .. import scores
+
+    kept = sentence_counts(records, point, references)
+    ours = kept.pop("KD", {})
+    for other, theirs in kept.items():
+        both = sorted(ours.keys() & theirs.keys())
+        if both:
+            sides = [[counts[seed] for seed in both] for counts in (ours, theirs)]
+            gap = scores.bleu_gap(*sides)
+            yield other, results.difference(*gap, n=len(sides[0][0]))
+
+
+def went_wrong(point: pd.DataFrame) -> pd.DataFrame:
+    """What is wrong with the form of the translations, of 100: a row a kind of student."""
+    names = {
+        "hit_limit": "never end",
+        "repeats": "repeat themselves",
+        "stray": "contain stray tokens",
+        "empty": "are empty",
+    }
+    shares = point[list(names)].div(point["test_rows"], axis=0).rename(columns=names)
+    shares = shares.assign(told=point["told"])
+    return results.summary(shares, ["told"], list(names.values()), digits=0)
+
+
+def own_sentences(records: list[dict], teacher: dict) -> str:
+    """What a stored teacher and each kind of student make of sentences that we wrote ourselves.
+
+    teacher: its teacher.json. Of several seeds the first is read.
+    """
+    said = {"the teacher": teacher["own"]}
+    for record in sorted(records, key=lambda record: record["seed"]):
+        said.setdefault(told(record["settings"]), record["results"]["own"])
+    before = records[0]["results"].get("base_own", {})
+    width = max(map(len, [*said, "before training"]))
+    lines = []
+    for place, sentence in enumerate(teacher["own"]):
+        lines.append(f"{sentence}")
+        if place == 0 and before:  # one is enough
+            lines.append(f"  {'before training':{width}s}  {before[sentence][:60]} …")
+        lines += [f"  {name:{width}s}  {texts[sentence]}" for name, texts in said.items()]
+    return "\n".join(lines)
 
 
 # -- the end of a translation: notebook 06 ---------------------------------------------------------
