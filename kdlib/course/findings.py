@@ -40,6 +40,7 @@ TEACHERS = {
     "MiniParl": "miniparl",
     "MNLI": "mnli_logits.safetensors",
     "QQP": "qqp_logits.safetensors",
+    "Europarl": "smollm2",
 }
 
 
@@ -320,7 +321,11 @@ def _answered(row: dict) -> str:
 
 
 def bill() -> pd.DataFrame:
-    """What all stored records cost, by the clock on one core, and their teachers: a row a file."""
+    """What all stored records cost, and their teachers: a row a file.
+
+    `minutes` are processor time where records know it, as a clock also counts what else a machine
+    does. Older records and teachers have the clock alone; `time` says which of the two it is.
+    """
     from . import teachers  # it needs torch, and only the bill needs it
 
     rows = []
@@ -333,17 +338,31 @@ def bill() -> pd.DataFrame:
                 "runs": len(kept),
                 "seeds": len({run["seed"] for run in kept}),
                 "minutes": round(sum(map(_seconds, kept)) / 60, 1),
+                "time": " + ".join(sorted({_measured_by(run) for run in kept})),
                 "most GB": max(run.get("peak_gb", 0) for run in kept),
             }
         )
     for name, place in TEACHERS.items():
         minutes = teachers.about(f"data/teachers/{place}")["minutes"]
         rows.append(
-            {"notebook": "teacher", "records": name, "runs": 1, "seeds": 1, "minutes": minutes}
+            {
+                "notebook": "teacher",
+                "records": name,
+                "runs": 1,
+                "seeds": 1,
+                "minutes": minutes,
+                "time": "clock",
+            }
         )
     return pd.DataFrame(rows)
 
 
+def _measured_by(run: dict) -> str:
+    return "processor" if run.get("processor_seconds") else "clock"
+
+
 def _seconds(run: dict) -> float:
     """A run that went on later counts only its last part in `seconds`: its stages know the rest."""
+    if run.get("processor_seconds"):
+        return max(run["processor_seconds"], sum(run.get("stage_processor_seconds", {}).values()))
     return max(run.get("seconds") or 0, sum(run.get("stage_seconds", {}).values()))
