@@ -382,8 +382,8 @@ def kl_causal_bleu(ask):
     seeds. (Notebook 07 draws the sentences anew, too, and then the first does not exclude 0
     either.)
     """
-    runs = ask.runs(EUROPARL)
-    kd, ce = at_rate(runs).query("method == 'kd'"), runs.query("method == 'ce'")
+    runs = ask.runs(EUROPARL).query("targets == 'references' and lora_rank == 0")
+    kd, ce = (at_rate(runs.query("method == @method")) for method in ("kd", "ce"))
     gain = gap(kd, ce, "bleu", scale=1)
     yield Evidence(EUROPARL, "KD − CE only", *gain, above=0, unit="BLEU")
     for control, method in CONTROLS.items():

@@ -13,7 +13,6 @@ import pandas as pd
 from .. import methods
 from . import results
 
-
 NEVER_HEAR = ("ce", "label_smoothing")  # the teacher's distributions
 
 
@@ -69,9 +68,7 @@ def heading(runs: pd.DataFrame) -> str:
     about = runs.iloc[0]
     read = int(about.get("rows_read", about["train_rows"]))  # train_rows is 0 where all were read
     epochs = f"{about['epochs']} epoch{'s' if about['epochs'] != 1 else ''}"
-    return (
-        f"{about['data']}: {read:,} training pairs, {epochs}, {int(about['test_rows']):,} test pairs"
-    )
+    return f"{about['data']}: {read:,} training pairs, {epochs}, {int(about['test_rows']):,} test pairs"
 
 
 def compared(point: pd.DataFrame, synthetic: bool) -> pd.DataFrame:
