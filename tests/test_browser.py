@@ -280,7 +280,7 @@ def test_kl_entropy_and_pushes_are_those_of_numpy(alone):
     wiped = votes.kl(people, np.array([rest, teacher[1], rest]))
     assert f"= {wiped:.3f} nats" in rows.get_by_role("status").inner_text()
 
-    pushes.get_by_role("combobox").select_option(label="sure of B")
+    pushes.get_by_role("combobox").select_option(label="believes in B")
     pushes.get_by_role("checkbox").uncheck()
     set_temperature(pushes, 4)
     pushes.get_by_role("slider", name="alpha").press("End")

@@ -55,6 +55,8 @@ def test_00_3_asks_for_a_measurement(capsys, given, message):
         ("00.2", lambda times, n: float(np.median(times[n:])), "right"),
         ("00.2", lambda times, n: min(times[n:]), "fastest"),
         ("00.2", lambda times, n: 0.5, "which of them is in the middle"),
+        ("00.2", lambda times, n: 0.012, "which of them is in the middle"),
+        ("00.2", lambda times, n: sorted(times)[n:][(len(times) - n) // 2], "sorted before"),
         ("01.1", 0.33, "right"),
         ("01.1", 0.4755, "bits, not nats"),
         ("01.1", 1.0, "Which terms are equal"),
@@ -74,6 +76,13 @@ def kl_of_mix(truth, soft, hard):
     return distance
 
 
+def kl_to_truth(truth, soft, hard):
+    def distance(weight):
+        return votes.kl(weight * soft + (1 - weight) * hard, truth).mean()
+
+    return distance
+
+
 WEIGHTS = [step / 10 for step in range(11)]
 
 
@@ -82,6 +91,7 @@ WEIGHTS = [step / 10 for step in range(11)]
     [
         (lambda *rows: min(WEIGHTS, key=kl_of_mix(*rows)), "right"),
         (lambda t, s, h: min(WEIGHTS, key=kl_of_mix(t, h, s)), "goes to the label"),
+        (lambda *rows: min(WEIGHTS, key=kl_to_truth(*rows)), "arguments are swapped"),
         (lambda *rows: max(WEIGHTS, key=kl_of_mix(*rows)), "largest KL"),
         (lambda *rows: int(np.argmin([*map(kl_of_mix(*rows), WEIGHTS)])), "place in the list"),
         (lambda *rows: 0.7, "another weight"),
@@ -106,6 +116,13 @@ def test_02_3(capsys):
         return min(grid, key=lambda T: -(truth * np.log(nb02.softmax(logits / T))).sum(-1).mean())
 
     assert verdict(capsys, "02.3", best)[0]
+    first = []  # one number, right for the first rows that the check asks about
+
+    def typed(truth, logits):
+        first.append(best(truth, logits))
+        return first[0]
+
+    assert not verdict(capsys, "02.3", typed)[0]
     assert "grid fine enough" in verdict(capsys, "02.3", lambda *rows: 15.0)[1]
 
 

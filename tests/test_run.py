@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import kdlib as kd
+from kdlib import figures
 from kdlib import run as runs
 from kdlib.losses import DIVERGENCES
 
@@ -329,8 +330,6 @@ def test_the_seed_seeds_everything():
 def test_a_figure_is_drawn_shown_and_kept(capsys):
     import pandas as pd
 
-    from kdlib import figures
-
     run = start()
     table = pd.DataFrame(
         {
@@ -346,8 +345,27 @@ def test_a_figure_is_drawn_shown_and_kept(capsys):
         "methods.png",
         "methods.pdf",
     }
-    assert f"Figure: {figures.methods.alt}" in capsys.readouterr().out
+    assert f"Figure: {figures.methods.alt} Rows: " in capsys.readouterr().out
     assert pd.DataFrame(run.finish()["tables"]["methods"]).equals(table)
+
+
+@pytest.mark.parametrize(
+    "draw, settings, told",
+    [
+        (figures.methods, {"data": "data/mini_nli"}, " Rows: MiniNLI, synthetic."),
+        (figures.live_curves, {"data": "data/mini_qqp"}, " Rows: MiniQQP, synthetic."),
+        (figures.methods, {"data": "nyu-mll/glue"}, " Rows: real."),
+        (figures.race, {"data": "nyu-mll/glue"}, ""),
+        (figures.into_few_bits, {"a": "data/mini_nli", "b": "data/miniparl"}, "MiniNLI, synthetic"),
+        (figures.layer_sensitivity, {"a": "data/mini_nli", "b": "data/miniparl"}, " and MiniParl"),
+        (figures.dark_knowledge_people, {"source": "data/mini_nli"}, "(ChaosNLI, real)."),
+        (figures.softening, {"data": "data/mini_nli"}, ""),
+        (figures.memory_bars, {"data": "data/mini_nli"}, ""),
+    ],
+)
+def test_a_caption_says_which_rows_are_synthetic(draw, settings, told):
+    said = runs.rows_told(draw, settings)
+    assert told in said and bool(told) == bool(said)
 
 
 def test_the_folder_given_with_a_tilde(monkeypatch, tmp_path):

@@ -25,7 +25,7 @@ from ..engine import deadline, hub, processes
 from ..engine.provenance import commit, peak_memory_gb, versions
 from ..paths import plain_value, runs_root, write_json
 from . import lock, needs
-from .settings import (  # noqa: F401  (a notebook names PROFILES run.PROFILES)
+from .settings import (  # noqa: F401  (other modules write run.PROFILES)
     PROFILES,
     checked_seed,
     refuse_unknown_injected,
@@ -35,6 +35,11 @@ from .settings import (  # noqa: F401  (a notebook names PROFILES run.PROFILES)
 # The record of a run that the deadline stopped: no success, and never among the others.
 PARTIAL = "record.partial.json"
 SMALL_MODELS = ("smoke", "laptop")  # profiles whose models gain nothing from many threads
+OUR_CORPORA = {
+    "data/mini_nli": "MiniNLI",
+    "data/mini_qqp": "MiniQQP",
+    "data/miniparl": "MiniParl",
+}
 NEEDED_MB = 200  # below this much free disk, a run refuses to start
 
 
@@ -53,6 +58,23 @@ def start(
     for role, where in sources.items():
         print(f"{role}: {where}")
     return run
+
+
+def rows_told(draw, settings: dict) -> str:
+    """The end of a caption: which rows the figure shows, so that nobody takes ours for real ones.
+
+    "" for a figure of no rows, and for one that names its rows in panels or legend.
+    """
+    if isinstance(draw.rows, str):
+        return ""
+    synthetic, real = draw.rows
+    if draw.file in ("lab", "full"):  # drawn from stored runs, whatever this run reads
+        return f" Rows: {real}."
+    read = [name for folder, name in OUR_CORPORA.items() if folder in settings.values()]
+    shown = [name for name in read if name in synthetic] or read
+    if shown:
+        return f" Rows: {' and '.join(shown)}, synthetic."
+    return " Rows: real." if real else ""
 
 
 # -- the run's folder ----------------------------------------------------------------------------
@@ -74,7 +96,7 @@ def run_folder(
 
 
 def writable(folder: Path) -> None:
-    """Make the run folder; OSError with what to do unless it can be written."""
+    """Make the run folder. OSError, with what to do, if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
@@ -97,14 +119,14 @@ def refuse_full_disk(folder: Path) -> None:
 
 
 def refuse_other_configuration(folder: Path, configuration: dict) -> None:
-    """ValueError when the folder belongs to a run of another notebook, profile, seed or settings.
+    """ValueError if the folder belongs to a run of another notebook, profile, seed or settings.
 
-    Nothing in it is touched.
+    Nothing in it is changed.
     """
     try:
         before = json.loads((folder / "run.json").read_text(encoding="utf8"))
     except (OSError, json.JSONDecodeError):
-        return  # none yet, or cut off while it was written: nothing else can have been kept
+        return  # there is none, or its writing was cut off: then nothing else has been kept
     if before == json.loads(json.dumps(configuration)):
         return
     settings, old_settings = configuration["settings"], before.get("settings", {})
@@ -112,15 +134,16 @@ def refuse_other_configuration(folder: Path, configuration: dict) -> None:
     names = ("notebook", "profile", "seed")
     changed += [name for name in names if before.get(name) != configuration[name]]
     raise ValueError(
-        f"{folder} belongs to another configuration (it differs in {', '.join(changed)}); "
-        "take another run_dir, or none: kdlib then picks a folder by the parameters"
+        f"the folder {folder} belongs to another configuration (it differs in "
+        f"{', '.join(changed)}). Choose another run_dir, or leave run_dir empty: kdlib then picks "
+        "a folder by the parameters."
     )
 
 
 def set_record_aside(folder: Path) -> None:
-    """A record means success: an old one must not vouch for the run that begins now.
+    """Rename the record of an earlier run: a record means success, and this run only begins.
 
-    It is not lost either.
+    The earlier one is kept, as record.previous.json.
     """
     if (folder / "record.json").exists():
         (folder / "record.json").replace(folder / "record.previous.json")
@@ -139,14 +162,14 @@ def set_seed(seed: int) -> None:
 def _processor_seconds() -> float:
     """Computed by this process and by those that it waited for, all cores together.
 
-    A busy machine makes a run longer, not dearer: bills are told in these seconds.
+    A busy machine makes a run longer, but not these seconds: costs are compared by them.
     """
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
 
 def _train_and_store(function, inputs: dict, seed: int, place: Path) -> None:
-    """What each of several processes does; the first one keeps the value."""
+    """What each of several processes does; the first one stores the value."""
     from . import stages
 
     set_seed(seed)
@@ -211,9 +234,10 @@ class Run:
     def stage(self, name: str, function, /, *, fresh: bool = False, **inputs):
         """`function(**inputs)`, or its earlier result if neither source nor inputs have changed.
 
-        A function with a parameter `folder` is handed a folder that survives an interruption
-        (Trainer's checkpoints go there). fresh=True computes again. A training that the deadline
-        stopped is not kept: the next run goes on with it. What can be kept: see `stages.KEPT`.
+        A function with a parameter `folder` gets a folder that survives an interruption
+        (Trainer's checkpoints go there). fresh=True computes again. The result of a training that
+        the deadline stopped is not kept: the next run continues that training. `stages.KEPT` lists
+        the types that can be kept.
         """
         from . import stages
 
@@ -240,19 +264,19 @@ class Run:
         kept = stages.load(place)
         self._seconds[name] = kept["seconds"]
         self._processor_seconds[name] = kept.get("processor_seconds")
-        # what it took then is what the same will take after training
+        # the deadline plans with the seconds that it took then
         deadline.spend(**kept.get("spent", {}))
         print(f"stage {name}: loaded, nothing that it depends on has changed")
         return kept["value"]
 
     def _compute_stage(self, name: str, function, inputs: dict) -> dict:
-        """The value, the seconds, and what the deadline is to know of them."""
-        set_seed(self.seed)  # a stage's numbers must not depend on which stages were loaded
+        """The value, its seconds, and those that the deadline plans with."""
+        set_seed(self.seed)  # the same numbers, whether the stages before were loaded or computed
         began, spent_before = time.perf_counter(), deadline.spent()
         processor_began = _processor_seconds()
         self._note_between()
         count = processes.processes()
-        if count > 1 and "folder" in inputs:  # a training: other stages have nothing to share
+        if count > 1 and "folder" in inputs:  # only trainings are shared among processes
             value = self._compute_in_processes(function, inputs, count)
         else:
             value = function(**inputs)
@@ -283,7 +307,7 @@ class Run:
         return value
 
     def _keep_stage(self, name: str, result: dict, place: Path, work: Path):
-        """Store the result and return it as it comes back from disk."""
+        """Store the result and return what is read back from disk."""
         from . import stages
 
         partial_place = place.with_name(place.name + ".partial")
@@ -300,7 +324,7 @@ class Run:
         return stages.load(place)["value"]
 
     def _note_between(self) -> None:
-        """What was trained outside of any stage may have been stopped, too."""
+        """Note a training outside of all stages that the deadline has stopped."""
         notes = deadline.take()
         if notes:
             self.partial.setdefault("between the stages", []).extend(notes)
@@ -308,9 +332,9 @@ class Run:
     # -- the record ------------------------------------------------------------------------------
 
     def record(self, **values) -> None:
-        """Numbers (or short texts, or lists of them) that belong into this run's record.
+        """Put numbers, short texts, or lists of them, into this run's record.
 
-        TypeError for anything else: here, and not from `finish` after hours.
+        TypeError for anything else: now, and not hours later in `finish`.
         """
         json.dumps(values, default=plain_value)
         self._results.update(values)
@@ -318,11 +342,12 @@ class Run:
     def figure(self, draw, table) -> None:
         """Draw `table` with one of `kdlib.figures`, show it with its caption, keep both."""
         self._tables[draw.__name__] = json.loads(table.to_json(orient="records"))
-        note = f" (Partial: {deadline.told(self.partial)}.)" if self.partial else ""
+        note = rows_told(draw, vars(self.settings))
+        note += f" (Partial: {deadline.told(self.partial)}.)" if self.partial else ""
         draw.present(table, folder=self.folder / "figures", note=note)
 
     def draft(self) -> dict:
-        """The record as far as it is known now."""
+        """The record, as far as it is known by now."""
         record = self._configuration() | {
             "results": self._results,
             "tables": self._tables,
@@ -344,10 +369,10 @@ class Run:
         return record
 
     def finish(self) -> dict:
-        """Write the record (atomically) and say where it is.
+        """Write the record (atomically), say where it is, and return it.
 
-        This file and exit code 0 together mean success. After a deadline it is `PARTIAL`, which no
-        table of runs reads.
+        This file and exit code 0 together mean success. After a deadline the file is called
+        `PARTIAL`, and no table of runs reads it.
         """
         self._note_between()
         record = self.draft()

@@ -8,7 +8,7 @@
 Each function returns an IPython HTML object with its data and a short script inside, so that it
 moves while the kernel trains, and in a saved notebook that nobody runs. The scripts are the files
 `templates/explorer*`. Where scripts are not run (GitHub, a notebook that is not trusted), a
-sentence says so, and the static figure before the explorer shows the same.
+sentence says so, and what stands before the explorer (a figure, or printed rows) shows a part of it.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ DASHES = ("", "7 4", "2 3")
 NO_SCRIPT = (
     "Here is an explorer: {what}. It needs scripts, which are switched off here (GitHub never runs "
     "them). In Jupyter, run this cell, or trust the notebook: View, Activate Command Palette, "
-    "“Trust Notebook”. The figure before this cell shows the same without sliders."
+    "“Trust Notebook”. What stands above it shows a part of the same, without sliders."
 )
 SHOWN = 12  # rows of each kind that `valley` embeds
 
@@ -112,14 +112,14 @@ def pushes(
     """What the soft and the hard loss do to each logit of a student, for alpha, T, and without T².
 
     A push is minus the gradient. teacher: (classes,) logits; label: the right class; students: a
-    dict from a name to (classes,) logits; by default one that knows nothing and one that is sure of
+    dict from a name to (classes,) logits; by default one that knows nothing and one that believes in
     a wrong class. Returns the HTML to show.
     """
     teacher = _numbers(teacher)
     if students is None:
         wrong = (label + 1) % len(teacher)
         sure = [2.0 * (i == wrong) for i in range(len(teacher))]
-        students = {"knows nothing yet": [0.0] * len(teacher), f"sure of {classes[wrong]}": sure}
+        students = {"knows nothing": [0.0] * len(teacher), f"believes in {classes[wrong]}": sure}
     data = {
         "classes": list(classes),
         "teacher": teacher,

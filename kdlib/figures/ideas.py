@@ -99,8 +99,8 @@ def teacher_and_student(table):
     "The race",
     MINI_NLI,
     alt="""Three panels compare the teacher and the student: parameters in millions, milliseconds
-    for one row on this machine, and accuracy on the validation rows. The third panel also shows the
-    student before its training, just as it was cut out of the teacher.""",
+    for one row on this machine, and accuracy on the validation rows. The first and the third
+    panel also show the student before its training, just as it was cut out of the teacher.""",
 )
 def race(table):
     """columns: model, parameters, milliseconds (NaN: as the student's), accuracy"""

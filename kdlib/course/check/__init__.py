@@ -33,7 +33,8 @@ def answer(number: str, given) -> bool:
         print(f"{number}: not answered yet")
         return False
     except Exception as error:  # the student's function failed: say so in one line, go on
-        wrong = f"your answer raised {type(error).__name__}: {error}"
+        wrong = f"Your answer raised {type(error).__name__}: {error}"
+    wrong = wrong and wrong[0].upper() + wrong[1:]
     print(f"{number}: right." if wrong is None else f"{number}: not yet. {wrong}")
     if wrong is not None and number in ANSWERS:
         print(f'    (Stuck? kd.check.reveal("{number}") shows a model answer.)')

@@ -71,7 +71,7 @@ def number(given, right, mistakes: dict, tolerance=1e-4, hint="") -> str | None:
             return f"{given:.4f} is what comes out when {mistake}."
     if not math.isfinite(given):
         return (
-            f"the result is {given}: look for a logarithm of 0 or a division by 0. {hint}".strip()
+            f"The result is {given}: look for a logarithm of 0 or a division by 0. {hint}".strip()
         )
     direction = "large" if given > float(right) else "small"
     hint = hint or "Work out a small case by hand, and compare."
@@ -96,7 +96,7 @@ def array(given, right, mistakes: dict, otherwise: str, digits=None, atol=1e-8) 
     """
     given, right = np.asarray(given), np.asarray(right)
     if given.shape != right.shape:
-        return f"expected the shape {right.shape}, got {given.shape}."
+        return f"Expected the shape {right.shape}, got {given.shape}."
 
     def same(a, b):
         return np.allclose(a, b, atol=atol)

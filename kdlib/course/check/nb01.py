@@ -78,7 +78,7 @@ def to_glue(function):
             "rows are permuted instead of columns": logits[np.array(wanted[:2]) % 2],
         }
         otherwise = (
-            f"for order = {order} the columns do not come out in GLUE's order, {LABELS}. Where in "
+            f"For order = {order} the columns do not come out in GLUE's order, {LABELS}. Where in "
             "`order` does each of GLUE's classes stand?"
         )
         if wrong := array(call(function, logits.copy(), order), right, mistakes, otherwise):
@@ -89,16 +89,17 @@ def to_glue(function):
 def best_weight(function):
     """The weight of `soft` whose mix with `hard` has the least mean KL(truth ‖ mix).
 
-    Asked for rows that hold much, something or nothing of the teacher.
+    Asked for rows of which a fifth, most or all have the teacher's answer as their truth, and the
+    others the label. KL(mix ‖ truth) prefers other weights there.
     """
     for seed, share in ((0, 0.2), (1, 0.7), (2, 1.0)):
         draw = np.random.default_rng(seed)
-        soft = draw.dirichlet((2, 2, 2), size=200) * 0.94 + 0.02
+        soft = draw.dirichlet((0.3, 0.3, 0.3), size=200) * 0.94 + 0.02
         hard = np.eye(3)[draw.integers(3, size=200)] * 0.7 + 0.1
-        truth = share * soft + (1 - share) * hard
+        truth = np.where(draw.random((200, 1)) < share, soft, hard)
         right, mistakes = _weights(truth, soft, hard)
         hint = (
-            "on the check's own rows another weight has a lower mean KL. Do you mix for each of "
+            "On the check's own rows another weight has a lower mean KL. Do you mix for each of "
             "the eleven weights, average KL(truth ‖ mix) over the rows, and return the weight?"
         )
         given = float(call(function, truth, soft, hard))
@@ -110,10 +111,11 @@ def best_weight(function):
 def _weights(truth, soft, hard) -> tuple[float, dict]:
     """(the best weight, what the usual mistakes return)."""
     weights = [step / 10 for step in range(11)]
-    distances = []
+    distances, swapped = [], []
     for weight in weights:
         mix = weight * soft + (1 - weight) * hard
         distances.append((truth * np.log(truth / mix)).sum(-1).mean())
+        swapped.append((mix * np.log(mix / truth)).sum(-1).mean())
     best = int(np.argmin(distances))
     mistakes = {
         "the weight goes to the label; here it is the teacher's "
@@ -121,5 +123,6 @@ def _weights(truth, soft, hard) -> tuple[float, dict]:
         "the largest KL is looked for, not the smallest": weights[int(np.argmax(distances))],
         "the place in the list is returned instead of the weight": best,
         "the lowest KL is returned instead of its weight": distances[best],
+        "KL's arguments are swapped, KL(mix ‖ truth)": weights[int(np.argmin(swapped))],
     }
     return weights[best], mistakes

@@ -39,7 +39,7 @@ def square_roots(probabilities):
     p = np.array([0.81, 0.16, 0.03])
     given = np.asarray(probabilities, float)
     if given.shape != (3,):
-        return f"expected three numbers, got {probabilities!r}."
+        return f"Expected three numbers, got {probabilities!r}."
     roots, squares = p**0.5, normalised(p**2)
     mistakes = {
         "the probabilities are divided by 2 and normalised again, which changes nothing": p,
@@ -94,17 +94,27 @@ def kd_gradient(function):
         given.detach().double(),
         gradient(),
         mistakes,
-        "compare with autograd on one row: T² · KL(p ‖ q), where p and q are the softened answers.",
+        "Compare with autograd on one row: T² · KL(p ‖ q), where p and q are the softened answers.",
         atol=1e-4,
     )
 
 
 @question("02.3")
 def best_temperature(function):
-    """The T that minimises the mean KL(truth ‖ teacher at T), to 0.05."""
-    draw = np.random.default_rng(3)
-    logits = draw.normal(size=(400, 3)) * 4
-    truth = np.stack([draw.dirichlet(8 * p + 0.3) for p in softmax(logits / 3.0)])
+    """The T that minimises the mean KL(truth ‖ teacher at T), to 0.05.
+
+    Asked for one teacher that is far too confident, and for one that is hardly so.
+    """
+    for seed, softer in ((3, 3.0), (4, 1.5)):
+        draw = np.random.default_rng(seed)
+        logits = draw.normal(size=(400, 3)) * 4
+        truth = np.stack([draw.dirichlet(8 * p + 0.3) for p in softmax(logits / softer)])
+        if wrong := _temperature_of_these(function, truth, logits):
+            return wrong
+
+
+def _temperature_of_these(function, truth: np.ndarray, logits: np.ndarray) -> str | None:
+    """None if the function finds the best T of these rows, or what is wrong."""
     grid = np.arange(0.3, 12, 0.01)
     # The teacher's answers at every temperature: (temperatures, rows, classes).
     teacher = softmax(logits / grid[:, None, None])
@@ -137,6 +147,6 @@ def best_temperature(function):
     if near(mistakes[mistake]):
         return f"T = {given:.2f} is what comes out when {mistake}."
     return (
-        f"on the check's own rows T = {given:.2f} does not give the least mean KL (to 0.05): is your "
+        f"On the check's own rows T = {given:.2f} does not give the least mean KL (to 0.05): is your "
         "grid fine enough, and wide enough?"
     )

@@ -52,7 +52,8 @@ for start in range(0, len(labels), size):
     (share * loss).backward()
 
 loss_of is a mean over the piece's valid rows. Its share of the whole mean is its valid rows divided
-by all valid rows. backward adds the gradients up.""",
+by all valid rows. backward adds the gradients up. If nobody divides, the gradient of k pieces
+without padding is k times too large.""",
 }
 
 
@@ -116,6 +117,7 @@ LOSS_MISTAKES = {
 def the_loss(function):
     """alpha·T²·KL(teacher ‖ student) + (1-alpha)·CE, a mean over the rows."""
     student = torch.tensor([[2.0, -1.0, 0.3], [0.1, 0.4, -0.2], [1.0, 1.0, -3.0]])
+    learning = student.clone().requires_grad_()
     teacher = torch.tensor([[1.0, 0.0, -2.0], [-1.0, 3.0, 0.0], [0.5, -0.5, 2.0]])
     labels = torch.tensor([0, 1, 2])
     T, alpha = 2.5, 0.8
@@ -130,9 +132,15 @@ def the_loss(function):
         hard = hard_scale * F.cross_entropy(student / hard_T, labels)
         return alpha * soft + (1 - alpha) * hard
 
-    given = torch.as_tensor(call(function, student, teacher, labels, T, alpha))
+    given = torch.as_tensor(call(function, learning, teacher, labels, T, alpha))
     if given.ndim:
-        return f"a loss is one number, and this has the shape {tuple(given.shape)}."
+        return f"A loss is one number, and this has the shape {tuple(given.shape)}."
+    if not given.requires_grad:
+        return (
+            "The loss has lost its gradient, so a student cannot learn from it: return the tensor "
+            "itself, without item(), detach() or no_grad()."
+        )
+    given = given.detach()
     hint = (
         f"For three rows it gives {given.item():.4f}, which no usual mistake explains. "
         "Compute the soft and the hard loss of one row by hand, and compare them one by one."
@@ -163,9 +171,9 @@ def _small_loss(student, teacher, labels):
 
 
 def _trained(batches, epochs, rate, *, zero=True, optimizer=torch.optim.AdamW):
-    """The weights of a student that a loop has trained."""
+    """(the weights of a student that a loop has trained, the loss of each step)."""
     student, teacher = _Watched(1), _Watched(2)
-    steps = optimizer(student.parameters(), lr=rate)
+    steps, losses = optimizer(student.parameters(), lr=rate), []
     for _ in range(epochs):
         for batch in batches:
             answers = teacher(batch["input_ids"]).logits.detach()
@@ -174,7 +182,8 @@ def _trained(batches, epochs, rate, *, zero=True, optimizer=torch.optim.AdamW):
                 steps.zero_grad()
             loss.backward()
             steps.step()
-    return student.weight.detach()
+            losses.append(loss.item())
+    return student.weight.detach(), losses
 
 
 @question("03.2")
@@ -216,11 +225,25 @@ def training_loop(function):
         "the learning rate is AdamW's default": {"rate": 1e-3},
     }
     changed = variants(_trained, mistakes, batches=batches, epochs=epochs, rate=rate)
+    changed = {mistake: weights for mistake, (weights, _) in changed.items()}
+    right, right_losses = _trained(batches, epochs, rate)
     hint = (
         "The student ends with other weights than a loop with AdamW: loss, zero_grad, backward, "
         "step, once for each batch."
     )
-    return _differs(after, _trained(batches, epochs, rate), changed, hint)
+    return _differs(after, right, changed, hint) or _losses_wrong(losses, right_losses)
+
+
+def _losses_wrong(given: list, right: list) -> str | None:
+    """What is wrong with the list of losses that a right loop returns."""
+    if any(getattr(loss, "requires_grad", False) for loss in given):
+        return (
+            "The losses are tensors, and each keeps the graph of its step in memory: keep numbers, "
+            "loss.item()."
+        )
+    if not torch.allclose(torch.tensor([float(loss) for loss in given]), torch.tensor(right)):
+        return "The student is trained well, but the list does not hold the loss of each step."
+    return None
 
 
 def _asked_wrongly(student: list, teacher: list) -> str | None:
@@ -234,7 +257,7 @@ def _asked_wrongly(student: list, teacher: list) -> str | None:
     if not all(training for training, _ in student):
         return "The student trains with its dropout off: it needs train()."
     if not all(has_gradient for _, has_gradient in student):
-        return "The student answers under no_grad(): nothing can be learnt so."
+        return "The student answers under no_grad(): without gradients it cannot learn."
     return None
 
 
@@ -260,7 +283,7 @@ def alpha_without_t_squared(function):
         "T stands where T² belongs": alone(T),
         "the ratio is turned round: the soft loss needs more weight, not less": alone(T**-2),
         "the ratio is turned round, and T stands where T² belongs": alone(1 / T),
-        "nothing is made up for": alphas,
+        "the missing T² is not made up for": alphas,
         "only the case alpha = 0.5 is solved": T**2 / (T**2 + 1),
         "only the case alpha = 0.5, T = 4 is solved": torch.full_like(T, 16 / 17),
     }
@@ -299,9 +322,17 @@ def gradient_in_pieces(function):
     student = torch.nn.Linear(3, 3, bias=False)
     with torch.no_grad():
         student.weight.copy_(torch.randn(3, 3, generator=random))
+    asked = []  # rows at once
+    watch = student.register_forward_hook(lambda model, given, out: asked.append(len(given[0])))
     function(student, inputs, answers, labels, _small_loss, 2)
+    watch.remove()
     if student.weight.grad is None:  # nothing went backward
         raise NotAnswered
+    if max(asked, default=0) > 2:
+        return (
+            f"The student has read {max(asked)} rows at once, and size was 2: more rows do not fit "
+            "into the memory."
+        )
     given = student.weight.grad.clone()
     divisors = {
         "a mean over each piece is added up, and nobody divides": lambda count, valid: count,

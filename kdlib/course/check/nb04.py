@@ -54,7 +54,8 @@ def _one_order_for_all(kept, mixed) -> str | None:
     largest = counts.max() / len(kept)
     if largest > 0.9:
         return (
-            "All rows trade places in the same way, which a student could learn. Draw anew a row."
+            "All rows trade places in the same way, which a student could learn. Draw a new order "
+            "for each row."
         )
     # with three wrong classes there are six orders, each about a sixth of the rows
     if len(counts) < 6 or largest > 0.35:
@@ -74,7 +75,7 @@ def layers(tried):
     pairs = {name: [int(layer) for layer in str(name).split(",")] for name in tried}
     for name, pair in pairs.items():
         if len(pair) != 2 or not 0 <= pair[0] < pair[1] <= 3:
-            return f"{name!r} is no pair of the teacher's layers 0 to 3, the lower one first."
+            return f"{name!r} is no pair of the teacher's layers 0 to 3 with the lower one first."
     logits = {name: np.asarray(given, dtype=float) for name, given in tried.items()}
     for name, given in logits.items():
         if given.ndim != 2 or given.shape[1] != 3:
