@@ -61,6 +61,10 @@ class Stored:
     def has(self, notebook: str, file: str) -> bool:
         return (DATA / "results" / notebook / f"{file}.json").exists()
 
+    def files(self, notebook: str, begins: str) -> list[str]:
+        """The notebook's files of records whose names begin so, without their ending."""
+        return sorted(path.stem for path in (DATA / "results" / notebook).glob(f"{begins}*.json"))
+
     def table(self, notebook: str, name: str, file: str = "") -> pd.DataFrame:
         """The table that a run drew as figure `name`. Missing when no record keeps it."""
         for record in self.records(notebook, file):

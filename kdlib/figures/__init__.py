@@ -11,34 +11,27 @@ The rooms: `drawing` (style, saving, what figures share), a module a chapter (`i
 
 # ruff: noqa: F401  (this is the door: what `figures.` offers)
 from ..paths import did_you_mean
-from .beyond import claims, cover_or_seek, hidden_states, two_modes
+from .beyond import claims, cover_or_seek, hidden_states, two_by_two, two_modes
 from .drawing import FORMATS, LINES, MARKERS, STYLES, bars, lines, save_fig, show, style
 from .gallery import redraw
 from .glue import (
     confusion,
+    confusion_mnli,
     confusion_qqp,
-    learning_curves,
-    learning_curves_mnli,
-    learning_curves_qqp,
-    live_curves,
     methods,
     methods_mnli,
-    mnli_rates,
-    qqp_rates,
     reliability,
     reliability_qqp,
     temperature_and_alpha,
     temperature_and_alpha_real,
 )
 from .ideas import (
-    accuracy_hides,
     dark_knowledge,
     dark_knowledge_or_smoothing,
     dark_knowledge_people,
-    mistakes,
     nearer_then_farther,
     nearer_then_farther_people,
-    pulls,
+    one_pair,
     race,
     softening,
     speed_size_quality,
@@ -59,13 +52,23 @@ from .llama import (
     end_learnt,
     end_recipes,
     end_unlearnt,
-    eurollama_rates,
     prompt_legend,
     token_divergence,
     translation_rates,
     translations,
     translators,
     vocabulary_cost,
+)
+from .loss import accuracy_hides, mistakes, pulls
+from .rates import (
+    eurollama_rates,
+    learning_curves,
+    learning_curves_mnli,
+    learning_curves_qqp,
+    lecture_scores,
+    live_curves,
+    mnli_rates,
+    qqp_rates,
 )
 from .slides import FIGURES
 

@@ -22,7 +22,7 @@ from . import drawing
 from .deck_numbers import NUMBERS, Records
 from .deck_pages import page
 from .deck_slide import KINDS, Slide
-from .gallery import UNFIT, corpus
+from .gallery import UNFIT, corpus, source
 from .slides import FIGURES
 
 FILE = Path(__file__).with_name("deck.yaml")
@@ -267,18 +267,12 @@ def add_picture(slide: Slide, stored: Stored) -> str:
     slide.picture = drawing.small_png(fig)
     plt.close(fig)
     slide.alt = draw.alt
-    behind = slide.source or f"notebook {draw.notebook[:2]}, {_files_behind(stored)}"
+    behind = slide.source or source(draw, stored.used)
     slide.source = " · ".join(filter(None, [rows, behind]))
     slide.title = slide.title or typeset(said) or draw.title
     if stored.incomplete:
         return f"drawn in part: {'; '.join(stored.incomplete)}"
     return ""
-
-
-def _files_behind(stored: Stored) -> str:
-    """The files that a figure was drawn from; their folder where they are many."""
-    files = [path.relative_to(ROOT).as_posix() for path in stored.used]
-    return ", ".join(files) if len(files) == 1 else f"{len(files)} files in data/results"
 
 
 def how_to_make(told: str) -> str:

@@ -1,8 +1,8 @@
 """What all figures share: one look in three styles, what a figure knows of itself, saving with alt
 text, and the ways to draw that several of them need.
 
-Colours are Okabe and Ito's; lines also differ in style and marker, so that a figure survives a grey
-printer and colour-blind eyes. `slides` are 16:9 with no letter under 18 points on a slide 13.33
+Colours of methods are in `looks`, those of all other things here; lines also differ in style and
+marker, so that a figure survives a grey printer and colour-blind eyes. `slides` are 16:9 with no letter under 18 points on a slide 13.33
 inches wide; `paper` keeps each figure's own shape, for a page or a notebook; `dark` is `slides` on
 a dark ground.
 """
@@ -22,13 +22,14 @@ import pandas as pd
 from PIL import Image
 
 from ..paths import did_you_mean
+from .looks import DARK_GROUND, look_of, method_of
 
-LIGHT = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-DARK = ["#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#FFFFFF"]
+# Things that are no method, after Paul Tol: none of these is a method's colour.
+LIGHT = ["#44AA99", "#AA4499", "#C9A227", "#6A51A3", "#A5403A", "#5F7F3A", "#555555"]
+DARK = ["#6FD6C5", "#DB86DB", "#EBD375", "#B3A2EA", "#EE938D", "#AFCB88", "#CCCCCC"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 LINES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
 HATCHES = ["", "//", "..", "xx", "\\\\", "--"]
-DARK_GROUND = "#111111"
 STYLES = ("slides", "paper", "dark")
 FORMATS = ("png", "svg", "pdf", "csv")
 CANVAS = (7.2, 4.05)  # inches; letters are sized for this canvas blown up to a slide
@@ -39,7 +40,9 @@ SLIDE_WIDTH = 13 + 1 / 3
 SMALLEST = 18 * CANVAS[0] / SLIDE_WIDTH  # points on the canvas that are 18 on a slide
 
 
+OTHER_TEXTS = "teacher's translations"  # instead of the references: the same method, a hollow mark
 MESSAGE = "message"  # the mark of a title that says what the figure shows
+KICKER = "kicker"  # of the small line above it
 
 
 # -- what a figure knows of itself ---------------------------------------------------------------
@@ -141,8 +144,8 @@ def style(name: str = "paper") -> None:
             "savefig.dpi": 160 if name == "paper" else 1600 / CANVAS[0],
             "savefig.bbox": "tight" if name == "paper" else None,
             "svg.hashsalt": "kdlib",
-            "svg.fonttype": "path",
-            "pdf.fonttype": 3,
+            "svg.fonttype": "none",  # text stays text, to be edited in a slide program
+            "pdf.fonttype": 42,
             **dict.fromkeys(letters, front),
             **dict.fromkeys(grounds, ground),
         }
@@ -185,41 +188,88 @@ def paper() -> str:
     return plt.rcParams["axes.facecolor"]
 
 
-def on_slide(fig, corpus: str = "", canvas: tuple[float, float] = CANVAS) -> None:
+def on_slide(
+    fig, footer: str = "", canvas: tuple[float, float] = CANVAS, *, kicker: str = ""
+) -> None:
     """A figure on the slides' canvas: 16:9, and no letter smaller than the back of the room can
     read.
 
-    corpus: what the rows are, written into the corner; see `name_corpus`. canvas: of another
-    height, where a slide's title takes a part of it.
+    footer: what the rows are and where they come from, written into the corner; see `name_corpus`.
+    kicker: what the figure is about, above its message. canvas: of another height, where a slide's
+    title takes a part of it.
     """
     fig.set_size_inches(canvas)
-    strip = 0.045 if corpus else 0  # of the height, kept free for one line
-    fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08, rect=(0, strip, 1, 1 - strip))
+    below = 0.045 if footer else 0  # of the height, kept free for one line
+    above = 0.05 if kicker else 0
+    rect = (0, below, 1, 1 - below - above)
+    fig.get_layout_engine().set(w_pad=0.08, h_pad=0.08, rect=rect)
     for ax in fig.axes:
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_tick_params(which="both", labelsize=max(SMALLEST, 10))
     for text in fig.findobj(matplotlib.text.Text):
         text.set_fontsize(max(text.get_fontsize(), SMALLEST))
+    if title := _message_of(fig):
+        message(fig, title.get_text())
     # Laid out once, then saved in each format as it stands.
     fig.get_layout_engine().execute(fig)
     fig.set_layout_engine("none")
-    name_corpus(fig, corpus, 0.012)
+    if title:
+        title.set_y(1 - above - 0.015)
+    name_corpus(fig, footer, 0.012)
+    name_kicker(fig, kicker, 0.012)
 
 
-def message(fig, text: str) -> None:
-    """The figure's message as its title, at the left. On the deck it is the slide's own title."""
-    shown = textwrap.fill(text, 62)
-    fig.suptitle(shown, x=0.015, ha="left", fontsize=12.5, weight="bold", gid=MESSAGE)
+LINE_OF_A_MESSAGE = 67 / CANVAS[0]  # letters an inch
+
+
+def message(fig, text: str, neutral: str = "") -> None:
+    """The figure's message as its title, at the left. On the deck it is the slide's own title.
+
+    text: "" where the data do not bear the message out; then `neutral` says what is drawn.
+    """
+    said = " ".join((text or neutral).split())
+    width = int(LINE_OF_A_MESSAGE * fig.get_size_inches()[0])
+    lines = textwrap.wrap(said, width)
+    if len(lines) > 1:  # lines of about equal length: no word stands alone in the last one
+        equal = len(said) // len(lines)
+        fewer = (textwrap.wrap(said, letters) for letters in range(equal, width + 1))
+        lines = next(found for found in fewer if len(found) == len(lines))
+    looks = dict(x=0.015, ha="left", va="top", fontsize=12, weight="bold")
+    fig.suptitle("\n".join(lines), **looks).set_gid(MESSAGE)
+
+
+def _message_of(fig):
+    """The text that `message` wrote; None where there is none."""
+    found = [text for text in fig.texts if text.get_gid() == MESSAGE and text.get_text()]
+    return found[0] if found else None
+
+
+def said_by(fig) -> str:
+    """The figure's message, in one line."""
+    text = _message_of(fig)
+    return " ".join(text.get_text().split()) if text else ""
 
 
 def take_message(fig) -> str:
     """The figure's message, which is taken out of the picture; "" where it has none."""
-    for text in fig.texts:
-        if text.get_gid() == MESSAGE:
-            said = " ".join(text.get_text().split())
-            text.set(text="", in_layout=False)
-            return said
-    return ""
+    said = said_by(fig)
+    if said:
+        _message_of(fig).set(text="", in_layout=False)
+    return said
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign, a minus that is one, and 0 without any."""
+    shown = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(shown) == 0 else shown.replace("-", "−")
+
+
+def name_kicker(fig, kicker: str, margin: float = 0.0) -> None:
+    """What the figure is about, in a small line at the top; margin as in `name_corpus`."""
+    if kicker:
+        looks = dict(color=color(0), weight="bold", fontsize=SMALLEST, in_layout=not margin)
+        align = "top" if margin else "bottom"
+        fig.text(0.015, 1 - margin, kicker, va=align, **looks).set_gid(KICKER)
 
 
 def name_corpus(fig, corpus: str, margin: float = 0.0) -> None:
@@ -344,12 +394,12 @@ def panels(table: pd.DataFrame, by, width: float, height: float, *, sort=False, 
 
 def level(ax, y: float, line="--", **more) -> None:
     """A thin line across at `y`: what the rest is compared with."""
-    ax.axhline(y, color=ink(), linestyle=line, **{"linewidth": 1, **more})
+    ax.axhline(y, linestyle=line, **{"color": ink(), "linewidth": 1, **more})
 
 
 def upright(ax, x: float, line="--", **more) -> None:
     """A thin line upwards at `x`: what the rest is compared with."""
-    ax.axvline(x, color=ink(), linestyle=line, **{"linewidth": 1, **more})
+    ax.axvline(x, linestyle=line, **{"color": ink(), "linewidth": 1, **more})
 
 
 def beside(ax, y: float, text: str, x: float = 1.02, **more) -> None:
@@ -392,7 +442,8 @@ def rate_name(rate: float) -> str:
 def bars(ax, labels, values, errors=None, fmt: str = "{:.2f}", **more) -> None:
     """Bars with their numbers on top: a slide is read without a ruler."""
     places = range(len(values))
-    drawn = ax.bar(places, values, yerr=errors, capsize=3, color=palette()[: len(values)], **more)
+    looks = {"color": palette()[: len(values)]} | more
+    drawn = ax.bar(places, values, yerr=errors, capsize=3, **looks)
     ax.set_xticks(places, labels)
     ax.bar_label(drawn, [fmt.format(v) for v in values], padding=6, fontsize=9)
     ax.grid(axis="x", visible=False)
@@ -467,21 +518,47 @@ def name_rows(ax, names: list[str], below: float = 0.5) -> None:
     ax.set_ylim(len(names) - below, -0.5)
 
 
-def seed_row(ax, i, values, mean, sd, *, gap=0.22, capsize=4, fontsize=9) -> None:
-    """Row i: a grey dot a seed; below it the mean with a bar of one sd, and its number."""
+def seed_row(
+    ax, i, values, mean, sd, method="", *, hollow=False, gap=0.22, capsize=4, fontsize=9
+) -> None:
+    """Row i: a pale dot a seed; below it the method's mark at the mean, with a bar of one sd."""
     error = np.nan_to_num(sd)
-    ax.plot(values, [i] * len(values), "o", color="gray", markersize=4)
-    ax.errorbar(mean, i + gap, xerr=error, fmt=marker(i), color=color(i), capsize=capsize)
+    looks = look_of(method) | {"linestyle": "none"}
+    if hollow:
+        looks["markerfacecolor"] = paper()
+    ax.plot(values, [i] * len(values), "o", color=looks["color"], alpha=0.4, markersize=4)
+    ax.errorbar(mean, i + gap, xerr=error, **looks, capsize=capsize)
     ax.text(mean, i + 0.32, f"{mean:.1f}", ha="center", va="top", fontsize=fontsize)
 
 
 def seeds(ax, table: pd.DataFrame, by: str, value: str) -> None:
-    """A row for each value of `by`, in the table's order; see `seed_row`."""
+    """A row for each value of `by`, in the table's order and its method's look; see `seed_row`."""
     stats = table.groupby(by, sort=False)[value].agg(["mean", "std"])
     for i, (name, mean, sd) in enumerate(stats.itertuples()):
-        seed_row(ax, i, table.loc[table[by] == name, value], mean, sd)
+        values = table.loc[table[by] == name, value]
+        seed_row(ax, i, values, mean, sd, method_of(name), hollow=OTHER_TEXTS in name)
     name_rows(ax, [textwrap.fill(name, 34) for name in stats.index], 0.35)
     ax.grid(axis="y", visible=False)
+
+
+def label_ends(ax, ends: list[tuple], x: float = 1.01, gap: float = 0.085) -> None:
+    """Words at the right of a panel, each at the height where its line ends, moved apart.
+
+    ends: (x and y of a line's end, text, colour) each. Axes must have their limits already.
+    """
+    ax.get_xlim(), ax.get_ylim()  # limits that are still to be computed are computed now
+    to_axes = ax.transData - ax.transAxes
+    heights = np.array([to_axes.transform((at, height))[1] for at, height, _, _ in ends])
+    order = np.argsort(heights, kind="stable")
+    for _ in range(100):  # neighbours push one another until all have room
+        for low, high in zip(order, order[1:]):
+            push = (gap - (heights[high] - heights[low])) / 2
+            if push > 1e-6:
+                heights[low] -= push
+                heights[high] += push
+    for height, (_, _, text, shade) in zip(heights, ends):
+        looks = dict(color=shade, va="center", ha="left", fontsize=10)
+        ax.text(x, height, text, transform=ax.transAxes, **looks)
 
 
 def dots(ax, table, column, i=0, *, scale=1.0, fmt="{:.0f}", shift=0.0, label=None) -> None:

@@ -148,10 +148,13 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
         return entry | _not_drawn(draw, stored, why)
     files = []
     if pictures:
+        footer = " · ".join(filter(None, [entry["corpus"], source(draw, stored.used)]))
+        entry["message"] = drawing.said_by(fig)
         if style == "paper":
-            drawing.name_corpus(fig, entry["corpus"])
+            drawing.name_corpus(fig, footer)
+            drawing.name_kicker(fig, draw.title)
         else:
-            drawing.on_slide(fig, entry["corpus"])
+            drawing.on_slide(fig, footer, kicker=draw.title)
         files = drawing.save_fig(fig, name, folder=out, alt=draw.alt, formats=pictures)
         plt.close(fig)
     if "csv" in formats:
@@ -171,6 +174,13 @@ def _entry(name: str, stored: Stored, out: Path, formats, style: str) -> dict:
     if mixed := stored.versions():
         entry["mixed_versions"] = mixed
     return entry
+
+
+def source(draw, used: list[Path]) -> str:
+    """Where a figure comes from, in a line: its notebook, and the files that it was drawn from."""
+    files = [path.relative_to(paths.ROOT).as_posix() for path in used]
+    told = files[0] if len(files) == 1 else f"{len(files)} files in data"
+    return f"notebook {draw.notebook[:2]}, {told}" if files else f"notebook {draw.notebook[:2]}"
 
 
 def _single_slide(fig, name: str, entry: dict, out: Path) -> Path:

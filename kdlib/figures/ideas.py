@@ -1,34 +1,32 @@
-"""Figures of notebooks 00 to 03: why, soft targets, temperature, the loss."""
+"""Figures of notebooks 00 to 02: why, soft targets, temperature."""
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..course import mistakes as mistakes_of
 from ..votes import CHAOS
 from .drawing import (
     Rows,
     again,
     bar_look,
     bars,
-    beside,
     color,
     figure,
     groups,
     ink,
+    label_ends,
     legend_above,
     level,
-    lines,
-    look,
-    marker,
+    message,
     middle,
-    only_ticks,
+    number,
     panels,
     paper,
     plain_numbers,
     upright,
 )
+from .looks import color_of, look_of, mark_of, method_of
 
 MINI_NLI = Rows("MiniNLI, synthetic")
 PEOPLE = Rows("MiniNLI, synthetic", "human votes (ChaosNLI, real)")
@@ -62,6 +60,14 @@ def _arrow(ax, start, end, text="", edge=None, line="-", shift=(0, 0.14)) -> Non
     middle(ax, x, y, text, color=edge)
 
 
+def _smaller(table) -> str:
+    size = table.set_index("role")["parameters"]
+    if not {"teacher", "student"} <= set(size.index) or size["student"] >= size["teacher"]:
+        return ""
+    share = 100 * size["student"] / size["teacher"]
+    return f"A student with {share:.0f} % of the weights learns from labels and from its teacher"
+
+
 @figure(
     "00_start_here",
     "Teacher and student",
@@ -79,19 +85,45 @@ def teacher_and_student(table):
     fig, ax = plt.subplots(figsize=(8, 3.2))
     ax.set(xlim=(0, 10), ylim=(0, 4))
     ax.axis("off")
-    loss = "distillation loss\nα · soft + (1 − α) · hard"
+    teacher, student, labels = color_of("teacher"), color_of("kd"), color_of("ce")
+    loss = "the loss\nα · T² · KL\n+ (1 − α) · CE"
     _box(ax, 0.2, 1.5, 1.3, 1.0, "rows of text\nand labels", color(6))
-    _box(ax, 2.4, 2.5, 3.1, 1.2, about["teacher"] + "\nfrozen", color(0))
-    _box(ax, 2.4, 0.4, 3.1, 0.9, about["student"], color(1))
-    _box(ax, 7.3, 1.5, 2.6, 1.0, loss, color(2))
+    _box(ax, 2.4, 2.5, 3.1, 1.2, about["teacher"] + "\nfrozen", teacher)
+    _box(ax, 2.4, 0.4, 3.1, 0.9, about["student"], student)
+    _box(ax, 7.3, 1.4, 2.4, 1.2, loss, color(3))
     _arrow(ax, (1.6, 2.3), (2.3, 2.9))
     _arrow(ax, (1.6, 1.7), (2.3, 1.05))
-    _arrow(ax, (5.6, 2.9), (7.2, 2.25), "soft targets", color(0), shift=(0.3, 0.22))
-    _arrow(ax, (5.6, 1.0), (7.2, 1.7), "answers", color(1), shift=(-0.45, 0.15))
-    _arrow(ax, (1.6, 2.0), (7.2, 2.0), "labels", line=":", shift=(-0.4, 0.13))
+    _arrow(ax, (5.6, 2.9), (7.2, 2.25), "soft targets", teacher, shift=(0.3, 0.22))
+    _arrow(ax, (5.6, 1.0), (7.2, 1.7), "answers", student, shift=(-0.45, 0.15))
+    _arrow(ax, (1.6, 2.0), (7.2, 2.0), "labels", labels, ":", shift=(-0.4, 0.13))
     back = "gradient, to the student only"
-    _arrow(ax, (8.6, 1.4), (5.6, 0.55), back, color(2), "--", shift=(0.5, -0.35))
+    _arrow(ax, (8.6, 1.3), (5.6, 0.55), back, color(3), "--", shift=(0.5, -0.35))
+    message(fig, _smaller(table), "The student learns from labels and from its teacher")
     return fig
+
+
+def _race(stored):
+    """The stored race, with the student's training: another figure has another student."""
+    table = stored.table("00_start_here", "race")
+    about = stored.records("00_start_here")[0]["settings"]
+    return table.assign(train_rows=about["train_rows"], epochs=about["epochs"])
+
+
+def _race_won(table) -> str:
+    by_name = table.set_index("model")
+    if not {"teacher", "student"} <= set(by_name.index):
+        return ""
+    teacher, student = by_name.loc["teacher"], by_name.loc["student"]
+    smaller = teacher["parameters"] / student["parameters"]
+    faster = teacher["milliseconds"] / student["milliseconds"]
+    lost = 100 * (teacher["accuracy"] - student["accuracy"])
+    if not (smaller > 1 and faster > 1 and lost > 0):
+        return ""
+    times = f"{smaller:.1f} times smaller, {faster:.1f} times faster"
+    return f"The student is {times}, and loses {lost:.1f} points"
+
+
+RACERS = {"teacher": ("teacher", 1.0), "student": ("kd", 1.0), "student, cut out": ("kd", 0.35)}
 
 
 @figure(
@@ -101,9 +133,12 @@ def teacher_and_student(table):
     alt="""Three panels compare the teacher and the student: parameters in millions, milliseconds
     for one row on this machine, and accuracy on the validation rows. The first and the third
     panel also show the student before its training, just as it was cut out of the teacher.""",
+    data=_race,
 )
 def race(table):
-    """columns: model, parameters, milliseconds (NaN: as the student's), accuracy"""
+    """columns: model, parameters, milliseconds (NaN: as the student's), accuracy; maybe train_rows
+    and epochs of the student
+    """
     measures = (
         ("parameters", 1e-6, "parameters (M)", "{:.2f}"),
         ("milliseconds", 1, "ms for one row", "{:.1f}"),
@@ -112,11 +147,20 @@ def race(table):
     fig, axes = plt.subplots(1, 3, figsize=(8, 2.9))
     for ax, (column, scale, title, fmt) in zip(axes, measures):
         part = table.dropna(subset=[column])
+        if column != "accuracy":  # before its training it is as large and as fast
+            part = part[part["model"] != "student, cut out"]
         names = [name.replace(", ", ",\n") for name in part["model"]]
-        bars(ax, names, part[column] * scale, fmt=fmt)
+        looks = [RACERS.get(name, ("", 1.0)) for name in part["model"]]
+        shades = [matplotlib.colors.to_rgba(color_of(method), alpha) for method, alpha in looks]
+        bars(ax, names, part[column] * scale, fmt=fmt, color=shades)
         ax.set_title(title, fontsize=10)
         ax.tick_params(axis="x", labelsize=8)
         ax.margins(y=0.15)
+    if "train_rows" in table:
+        about = table.iloc[0]
+        told = f"this student: {about['train_rows']:,} rows, {about['epochs']} epochs"
+        axes[1].set_xlabel(told)
+    message(fig, _race_won(table), "Size, time and accuracy of teacher and student")
     return fig
 
 
@@ -140,11 +184,27 @@ def _plane(stored):
     columns = ["time", "mb_packed", "accuracy"]
     table = kept.groupby(["model", "method"], sort=False)[columns].mean().reset_index()
     about = stored.json("teachers/mini_nli/teacher.json")
+    settings = records[0]["settings"]
     return table.assign(
         teacher_rows=about["rows"],
         teacher_minutes=about["minutes"],
-        student_rows=records[0]["settings"]["train_rows"],
+        student_rows=settings["train_rows"],
+        student_epochs=settings["epochs"],
     )
+
+
+def _formats_that_pay(table) -> str:
+    """Only what holds for both models is said."""
+    fewer = ["int8 weight-only", "int8 dynamic", "int4 weight-only"]
+    for _, part in table.groupby("model"):
+        of = part.set_index("method")
+        if not {"fp32", "bf16", *fewer} <= set(of.index):
+            return ""
+        smaller = (of["mb_packed"].drop("fp32") < of["mb_packed"]["fp32"]).all()
+        slower = (of["time"][fewer] > of["time"]["fp32"]).all()
+        if not (smaller and slower and of["time"]["bf16"] < of["time"]["fp32"]):
+            return ""
+    return "8 and 4 bits make a model smaller, not faster; bf16 does both"
 
 
 @figure(
@@ -160,21 +220,13 @@ def _plane(stored):
 )
 def speed_size_quality(table):
     """columns: model, method, time (teacher in fp32 = 1), mb_packed, accuracy (%), teacher_rows,
-    teacher_minutes, student_rows
+    teacher_minutes, student_rows, student_epochs
     """
     fig, ax = plt.subplots(figsize=(7.2, 4.05))
-    for i, model, part in groups(table, "model"):
-        size = 90 * part["mb_packed"]
-        ax.scatter(
-            "time",
-            "accuracy",
-            s=size,
-            color=color(i),
-            marker=marker(i),
-            alpha=0.75,
-            label=model,
-            data=part,
-        )
+    for _, model, part in groups(table, "model"):
+        looks = mark_of("teacher" if "teacher" in model else "kd")
+        del looks["linestyle"]
+        ax.scatter("time", "accuracy", s=90 * part["mb_packed"], alpha=0.7, data=part, **looks)
         for j, row in enumerate(part.sort_values("time").to_dict("records")):
             name = row["method"].replace("weight-only", "weights")
             ax.annotate(
@@ -182,23 +234,29 @@ def speed_size_quality(table):
                 (row["time"], row["accuracy"]),
                 (0, (16, -34)[j % 2]),  # above and below in turn: neighbours would collide
                 textcoords="offset points",
-                ha="right" if row["method"] == "fp32" else "center",
+                ha={"fp32": "right", "int4 weight-only": "left"}.get(row["method"], "center"),
                 fontsize=9,
-                color=color(i),
+                color=looks["color"],
             )
+        last = part.loc[part["time"].idxmax()]
+        number(ax, model.split()[-1], last["time"], last["accuracy"], 24, **_bold(looks["color"]))
     bill = table.iloc[0]
     told = (
-        f"The bill: the teacher read {bill['teacher_rows']:,} rows with labels "
-        f"({bill['teacher_minutes']:g} minutes); the student {bill['student_rows']:,}."
+        f"teacher: {bill['teacher_rows']:,} rows ({bill['teacher_minutes']:g} minutes); student: "
+        f"{bill['student_rows']:,} rows, {bill['student_epochs']} epochs"
     )
     ax.set(
         xlabel=f"time of a batch (the teacher in 32 bits: 1)\n{told}",
         ylabel="accuracy (%)",
-        xlim=(0, 1.12 * table["time"].max()),
-        ylim=(table["accuracy"].min() - 1.6, table["accuracy"].max() + 1.4),
+        xlim=(0, 1.3 * table["time"].max()),
+        ylim=(table["accuracy"].min() - 2, table["accuracy"].max() + 1.4),
     )
-    ax.legend(loc="center right", markerscale=0.7)
+    message(fig, _formats_that_pay(table), "Accuracy, size and time in several formats")
     return fig
+
+
+def _bold(shade) -> dict:
+    return {"color": shade, "weight": "bold", "fontsize": 11}
 
 
 # -- 01 · Soft targets ---------------------------------------------------------------------------
@@ -210,6 +268,24 @@ def _share(ax, x, y, share) -> None:
     """A share in the middle of its part of a bar, on a patch of the ground: bars have hatches."""
     patch = dict(boxstyle="round,pad=0.15", facecolor=paper(), edgecolor="none", alpha=0.85)
     middle(ax, x, y, f"{share:.0%}", bbox=patch)
+
+
+def _ranked_alike(table) -> str:
+    """For how many labels the teacher puts the two wrong classes in the order of the truth."""
+    alike, labels, whose = 0, 0, ""
+    for label, part in table.groupby("label", sort=False):
+        if len(part) != 2 or label not in CLASSES:
+            return ""
+        wrong = [name for name in CLASSES if name != label]
+        first, second = (part.iloc[i][wrong[0]] > part.iloc[i][wrong[1]] for i in (0, 1))
+        alike += first == second
+        labels += 1
+        whose = part.iloc[0]["who"]
+    if not alike:
+        return ""
+    whose = {"truth": "the truth does", "100 people": "people do"}.get(whose, f"{whose} does")
+    count = f"{alike} of {labels}" if alike < labels else f"all {labels}"
+    return f"The teacher ranks the wrong classes as {whose} for {count} labels"
 
 
 @figure(
@@ -224,6 +300,7 @@ def _share(ax, x, y, share) -> None:
 def dark_knowledge(table):
     """columns: label, who, entailment, neutral, contradiction (shares)"""
     fig, ax = plt.subplots(figsize=(7.6, 3.2))
+    message(fig, _ranked_alike(table), "Mean answers over the rows of each label")
     rank = table.groupby("label", sort=False)
     # The bars of a label stand together: 1 apart, and 2.6 from label to label.
     places = 2.6 * rank.ngroup() + rank.cumcount().clip(upper=1)
@@ -259,6 +336,81 @@ dark_knowledge_people = again(
 )
 
 
+def _one_pair(stored):
+    """One row of MiniNLI: its label, the true distribution, and the teacher at two temperatures."""
+    pair = stored.json("results/examples.json")["pair"]
+    logits = np.array(pair["logits"])
+    answers = {"the label": [float(name == pair["label"]) for name in CLASSES]}
+    answers["the truth"] = pair["truth"]
+    for T in (1, 4):
+        softened = np.exp(logits / T)
+        answers[f"the teacher, T = {T}"] = softened / softened.sum()
+    table = pd.DataFrame(answers, index=CLASSES).T.rename_axis("who").reset_index()
+    return table.assign(premise=pair["premise"], hypothesis=pair["hypothesis"])
+
+
+def _second_choice(table) -> str:
+    """Whether the teacher puts the wrong classes in the truth's order."""
+    answers = table.set_index("who")[list(CLASSES)]
+    if len(answers) < 3:
+        return ""
+    label, truth, teacher = (answers.iloc[i] for i in (0, 1, 2))
+    wrong = [name for name in CLASSES if name != label.idxmax()]
+    second = truth[wrong].idxmax()
+    if teacher.idxmax() != label.idxmax() or teacher[wrong].idxmax() != second:
+        return ""
+    shares = f"{100 * teacher[second]:.0f} % (truth {100 * truth[second]:.0f} %)"
+    return f"The label says “{label.idxmax()}”; the teacher adds {shares} for “{second}”"
+
+
+@figure(
+    "01_soft_targets",
+    "Dark knowledge on one sentence pair",
+    MINI_NLI,
+    alt="""One sentence pair of MiniNLI (synthetic) as text, and below it four stacked bars with
+    shares of entailment, neutral and contradiction: the label, which has one class only, the true
+    distribution, and the teacher at T = 1 and at T = 4. The label hides what the truth and the
+    teacher say about the two other classes.""",
+    data=_one_pair,
+)
+def one_pair(table):
+    """columns: who, entailment, neutral, contradiction (shares), premise, hypothesis"""
+    fig, ax = plt.subplots(figsize=(7.2, 3.4))
+    places = np.arange(len(table))
+    left = np.zeros(len(table))
+    for k, answer in enumerate(CLASSES):
+        shares = table[answer].to_numpy()
+        ax.barh(places, shares, 0.7, left, **bar_look(k), alpha=0.75, label=answer)
+        for x, y, share in zip(left, places, shares):
+            if share >= 0.05:
+                _share(ax, x + share / 2, y, share)
+        left += shares
+    ax.set_yticks(places, table["who"])
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1), xlabel="share of each answer")
+    ax.grid(False)
+    legend_above(ax, 3, fontsize=10)
+    pair = table.iloc[0]
+    ax.set_title(f"“{pair['premise']}” → “{pair['hypothesis']}”\n\n", fontsize=12)
+    message(fig, _second_choice(table), "One pair: label, truth and teacher")
+    return fig
+
+
+def _price_of_wiping_out(table) -> str:
+    lowest = table.groupby("target")["KL"].min()
+    names = {"teacher, softened", "teacher, wrong classes equal", "label, smoothed"}
+    if not names <= set(lowest.index):
+        return ""
+    dark = lowest["teacher, wrong classes equal"] - lowest["teacher, softened"]
+    label = lowest["label, smoothed"] - lowest["teacher, softened"]
+    whose = "people" if table["who"].iloc[0] == CHAOS.truth else "the truth"
+    if dark < 0.005:
+        return ""
+    if label < 0.02 * lowest["label, smoothed"]:
+        return f"Dark knowledge is worth {dark:.2f} nats, but a smoothed label is as near"
+    return f"Without its dark knowledge the teacher is {dark:.2f} nats farther from {whose}"
+
+
 @figure(
     "01_soft_targets",
     "Dark knowledge, or only smoothing?",
@@ -272,19 +424,14 @@ def dark_knowledge_or_smoothing(table):
     """columns: target, strength (ε or T), entropy, KL, truth (its entropy), who (what it is)"""
     who = table["who"].iloc[0]
     fig, ax = plt.subplots(figsize=(7.2, 3.9))
-    for i, target, part in groups(table, "target"):
+    for _, target, part in groups(table, "target"):
+        looks = look_of(method_of(target))
         best = part.loc[part["KL"].idxmin()]
         symbol = "ε" if target.startswith("label") else "T"
         label = f"{target}: lowest {best['KL']:.3f} ({symbol} = {best['strength']:g})"
-        ax.plot(part["entropy"], part["KL"], **look(i), markersize=4, label=label)
-        ax.plot(
-            best["entropy"],
-            best["KL"],
-            marker(i),
-            color=color(i),
-            markersize=9,
-            markerfacecolor="none",
-        )
+        ax.plot(part["entropy"], part["KL"], **looks, markersize=4, label=label)
+        ring = looks | {"markerfacecolor": "none", "markersize": 9}
+        ax.plot(best["entropy"], best["KL"], **ring)
     entropy_of_truth = table["truth"].iloc[0]
     upright(ax, entropy_of_truth, ":")
     top = ax.get_xaxis_transform()
@@ -296,11 +443,22 @@ def dark_knowledge_or_smoothing(table):
         ylabel=f"KL({who} ‖ target), nats",
         ylim=(0, min(1.15 * highest, max(1.3 * flat, 4 * lowest))),
     )
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5, labelcolor="linecolor")
+    message(fig, _price_of_wiping_out(table), "How near three kinds of targets come")
     return fig
 
 
 # -- 02 · Temperature ----------------------------------------------------------------------------
+
+
+def _softened(table) -> str:
+    by_t = table.groupby("T").agg(entropy=("entropy", "first"), top=("probability", "max"))
+    tops = table.sort_values("probability").groupby("T")["class"].last()
+    if not by_t["entropy"].is_monotonic_increasing or tops.nunique() > 1 or len(by_t) < 2:
+        return ""
+    first, last = by_t.index[0], by_t.index[-1]
+    falls = f"from {by_t['top'][first]:.0%} to {by_t['top'][last]:.0%}".replace("%", " %")
+    return f"From T = {first:g} to T = {last:g} the top class falls {falls} and stays the top"
 
 
 @figure(
@@ -318,8 +476,38 @@ def softening(table):
         bars(ax, part["class"], part["probability"])
         ax.set_title(f"T = {T:g}\nentropy {part['entropy'].iloc[0]:.2f} nats", fontsize=10)
         ax.set_ylim(0, 1.08)
-    fig.axes[0].set_ylabel("probability")
+    fig.axes[0].set_ylabel("probability of the class")
+    message(fig, _softened(table), "One answer at several temperatures")
     return fig
+
+
+PARTS = {
+    "all rows": dict(linestyle="-", marker="o"),
+    "teacher right": dict(linestyle="--", marker="s"),
+    "teacher wrong": dict(linestyle="-.", marker="^"),
+}
+
+
+def _nearest(part) -> tuple[float, float]:
+    """(T, KL) of the lowest point over all rows."""
+    every = part[part["rows"] == "all rows"]
+    T, kl = every.loc[every["KL"].idxmin(), ["T", "KL"]]
+    return T, kl
+
+
+def _near(table) -> str:
+    """Of the last source, which are the real votes where there are some."""
+    source = table["source"].iloc[-1]
+    part = table[table["source"] == source]
+    T, kl = _nearest(part)
+    smoothed = part["smoothed"].iloc[0]
+    every = part[part["rows"] == "all rows"].sort_values("T")
+    ends = every["KL"].iloc[[0, -1]]
+    if kl > 0.99 * ends.min():
+        return ""  # no valley
+    nearer = "nearer" if kl < 0.98 * smoothed else "no nearer"
+    whom = "people" if source == CHAOS.rows else "the truth"
+    return f"At best, at T = {T:g}, the teacher is {nearer} to {whom} than a smoothed label"
 
 
 @figure(
@@ -337,19 +525,33 @@ def nearer_then_farther(table):
     label's best KL)
     """
     fig, parts = panels(table, "source", 4.3, 3.6, sharey=True)
+    parts[0][0].set_ylim(0, 1.05 * table["KL"].max())
     for ax, source, part in parts:
-        lines(ax, part, "T", "KL", "rows")
-        every = part[part["rows"] == "all rows"]
-        T, KL = every.loc[every["KL"].idxmin(), ["T", "KL"]]
-        ax.plot(T, KL, "o", markersize=10, markerfacecolor="none", color=color(0))
-        level(ax, part["smoothed"].iloc[0], label="best smoothed label")
         ax.set_xscale("log", base=2)
+        for i, rows, own in groups(part, "rows"):
+            looks = {"color": ink() if rows == "all rows" else color(i), **PARTS.get(rows, {})}
+            ax.plot(own["T"], own["KL"], **looks, markersize=4, label=rows)
+            if len(parts) == 1:  # named where the lines start, far apart
+                start = own.sort_values("T").iloc[0]
+                words = dict(ha="right", va="center", color=looks["color"], fontsize=10)
+                ax.text(0.92 * start["T"], start["KL"], rows, **words)
+                ax.set_xlim(left=start["T"] / 2.5)
+        T, KL = _nearest(part)
+        ax.plot(T, KL, "o", markersize=10, markerfacecolor="none", color=ink())
+        level(ax, part["smoothed"].iloc[0], color=color_of("label_smoothing"))
+        below = dict(color=color_of("label_smoothing"), va="top", fontsize=10)
+        if len(parts) == 1:
+            told = " best smoothed label"
+            ax.text(ax.get_xlim()[0], 0.9 * part["smoothed"].iloc[0], told, **below)
+        else:
+            ax.lines[-1].set_label("best smoothed label")
         ax.set_title(f"{source}\nlowest over all rows: {KL:.3f} at T = {T:g}", fontsize=10)
         truth = "100 people" if source == CHAOS.rows else "truth"
         ax.set(xlabel="temperature T", ylabel=f"KL({truth} ‖ teacher at T), nats")
         plain_numbers(ax.xaxis)
-    parts[0][0].set_ylim(0, 1.05 * table["KL"].max())
-    parts[-1][0].legend(fontsize=8.5)
+    if len(parts) > 1:
+        fig.axes[-1].legend(loc="upper right", labelcolor="linecolor", fontsize=9)
+    message(fig, _near(table), "How far the teacher is as its temperature rises")
     return fig
 
 
@@ -367,6 +569,17 @@ nearer_then_farther_people = again(
 )
 
 
+def _faded(table) -> str:
+    by_t = table.set_index("T")
+    if not {1.0, 8.0} <= set(by_t.index):
+        return ""
+    times = by_t["without"][1.0] / by_t["without"][8.0]
+    kept = by_t["with"].max() / by_t["with"].min()
+    if times < 4 * kept:
+        return ""
+    return f"Without T² the soft loss is {times:.0f} times weaker at T = 8 than at T = 1"
+
+
 @figure(
     "02_temperature",
     "T² and gradients",
@@ -380,12 +593,13 @@ def why_t_squared(table):
     """columns: T, without, with, ce (mean gradient norms over rows)"""
     fig, ax = plt.subplots()
     T = table["T"]
-    for i, (column, label) in enumerate((("without", "KL, without T²"), ("with", "T² · KL"))):
-        ax.plot(T, table[column], **look(i), markersize=4, label=label)
-    level(ax, table["ce"].iloc[0], ":", linewidth=1.2, label="CE (no temperature)")
     last = table.iloc[-1]
     slope = last["without"] * (last["T"] / T) ** 2
-    ax.plot(T, slope, color="grey", linewidth=0.8, label="slope -2")
+    ax.plot(T, slope, color="grey", linewidth=0.8)
+    shades = {"with": color_of("kd"), "without": color(1)}
+    ax.plot(T, table["with"], color=shades["with"], marker="o", markersize=4)
+    ax.plot(T, table["without"], "--", color=shades["without"], marker="s", markersize=4)
+    level(ax, table["ce"].iloc[0], ":", linewidth=1.4, color=color_of("ce"))
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     plain_numbers(ax.xaxis)
@@ -394,142 +608,15 @@ def why_t_squared(table):
         ylabel="gradient norm at the student's logits",
         ylim=(table["without"].min() / 2, None),
     )
-    ax.legend(fontsize=8.5)
-    return fig
-
-
-# -- 03 · The distillation loss ------------------------------------------------------------------
-
-
-@figure(
-    "03_distillation_loss",
-    "What the loss pushes",
-    "",
-    alt="""How the loss pushes the student's logits, a row of panels for each student and a panel
-    for each pair of alpha and T: for each class the push of the soft loss, of the hard loss, and of
-    both together. The hard loss pushes every wrong class down by the student's own probability of
-    it: all alike where the student gives them equal probabilities, and otherwise the likelier one
-    more. The soft loss pushes towards the teacher's probabilities and so tells the wrong classes
-    apart.""",
-)
-def pulls(table):
-    """columns: alpha, T, class, soft, hard (minus the gradient of each part, weights included);
-    student: its name, where there are several
-    """
-    if "student" not in table:
-        table = table.assign(student="")
-    students = list(table.groupby("student", sort=False))
-    settings = list(dict.fromkeys(zip(table["alpha"], table["T"])))
-    size = (2.6 * len(settings) + 0.4, 2.6 * len(students) + 0.3)
-    fig, axes = plt.subplots(len(students), len(settings), figsize=size, sharey=True, squeeze=False)
-    for row, (student, pushed) in zip(axes, students):
-        for ax, (alpha, T) in zip(row, settings):
-            _push(ax, pushed[(pushed["alpha"] == alpha) & (pushed["T"] == T)])
-            ax.set_title(f"alpha = {alpha:g}, T = {T:g}", fontsize=10)
-        # With several rows the student's name leaves less room.
-        what = "push on the student's logit" if not student else f"{student}\npush on its logit"
-        row[0].set_ylabel(what)
-    # The same scale wherever the slider stands.
-    reach = 1.1 * max(0.65, *(table["soft"].abs() + table["hard"].abs()))
-    axes[0, 0].set_ylim(-reach, reach)
-    fig.supxlabel("A: the label's class; B and C: the wrong ones", fontsize=9.5)
-    # outside, for in some panel a bar stands in every corner
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, fontsize=9, loc="outside upper right", ncols=3)
-    return fig
-
-
-def _push(ax, part) -> None:
-    """One panel of `pulls`: bars of the soft and the hard loss, a diamond for both together."""
-    x = np.arange(len(part))
-    for i, column in enumerate(("soft", "hard")):
-        places, label = x + (i - 0.5) * 0.34, f"{column} loss"
-        ax.bar(places, part[column], 0.32, **bar_look(i), label=label)
-    both = part["soft"] + part["hard"]
-    ax.plot(x, both, "D", color=ink(), markersize=5, label="together")
-    level(ax, 0, "-", linewidth=0.8)
-    ax.set_xticks(x, part["class"])
-    ax.grid(axis="x", visible=False)
-
-
-@figure(
-    "03_distillation_loss",
-    "The usual mistakes",
-    MINI_NLI,
-    alt="""The usual mistakes on one batch, one row each: left, the norm of the student's gradient
-    as a multiple of the right one's, on a logarithmic axis; right, the cosine between the two, at
-    the student's first step (dots) and at its last (squares). The right loss stands at 1
-    everywhere.""",
-)
-def mistakes(table):
-    """columns: mistake, loss, norm (ratio to the right gradient's), "first step" and "last step"
-    (cosines with it)
-    """
-    fig, (norms, cosines) = plt.subplots(1, 2, sharey=True, figsize=(8.4, 0.42 * len(table) + 1.0))
-    y = np.arange(len(table))[::-1]
-    norm, first, last = table["norm"], table["first step"], table["last step"]
-    norms.hlines(y, 1, norm, color=color(0), linewidth=1.5)
-    cosines.hlines(y, first, last, color="grey", linewidth=1)
-    dot, square = (dict(marker=marker(i), color=color(i), linestyle="none") for i in (0, 1))
-    norms.plot(norm, y, **dot, markersize=6)
-    cosines.plot(last, y, **square, markersize=6, label="last step", markerfacecolor=paper())
-    cosines.plot(first, y, **dot, markersize=6, label="first step")
-    # The numbers stand in columns: beside the points they would collide.
-    for place, ratio, before, after in zip(y, norm, first, last):
-        beside(norms, place, f"{ratio:.2f}")
-        beside(cosines, place, f"{before:.2f} → {after:.2f}")
-    for ax in (norms, cosines):
-        upright(ax, 1, "-", linewidth=0.8, zorder=0)
-        ax.set_ylim(-0.7, len(table) - 0.3)
-        ax.margins(x=0.12)
-    norms.set_xlabel("gradient norm ÷ the right one's")
-    cosines.set_xlabel("cosine with the right gradient")
-    norms.set_xscale("log")
-    powers = 2.0 ** np.arange(-5, 6)
-    # one tick at least on each side of 1
-    inside = (powers >= min(0.5, norm.min() / 1.1)) & (powers <= max(2, norm.max() * 1.1))
-    only_ticks(norms.xaxis, powers[inside], [f"{power:g}" for power in powers[inside]])
-    norms.set_yticks(y, table["mistake"])
-    legend_above(cosines, fontsize=8, reverse=True)
-    return fig
-
-
-def _all_seeds(stored):
-    return mistakes_of.of_runs(stored.runs("03_distillation_loss"))
-
-
-@figure(
-    "03_distillation_loss",
-    "Accuracy hides mistakes",
-    MINI_NLI,
-    alt="""What each mistake changes, beside the right loss: left the accuracy on validation rows,
-    right the KL divergence from the truth; the dot is the mean over seeds, the bar its 95 %
-    interval, corrected for the number of mistakes. A filled square marks a change that the runs
-    show, a cross this run. What lies far off is written at the edge.""",
-    data=_all_seeds,
-)
-def accuracy_hides(table):
-    """columns: loss, metric, mean, low, high, shown, mine (this run; may be empty)"""
-    names = list(table["loss"].unique())
-    place = pd.Series(range(len(names))[::-1], index=names)
-    fig, axes = plt.subplots(1, 2, sharey=True, figsize=(8.4, 0.4 * len(names) + 1.1))
-    for ax, (metric, part) in zip(axes, table.groupby("metric", sort=False)):
-        near = part["mean"].abs() < 5 * part["mean"].abs().median() + 1e-9
-        for i, is_shown in enumerate((False, True)):
-            found = part[near & (part["shown"] == is_shown)]
-            face = color(i) if is_shown else paper()
-            label = "shown" if is_shown else "not shown"
-            errors = [found["mean"] - found["low"], found["high"] - found["mean"]]
-            looks = dict(fmt=marker(i), color=color(i), markerfacecolor=face, capsize=3)
-            ax.errorbar(found["mean"], place[found["loss"]], xerr=errors, label=label, **looks)
-        crosses = part[near & part["mine"].notna()]
-        ax.plot(crosses["mine"], place[crosses["loss"]], "x", color=ink(), label="this run")
-        for row in part[~near].itertuples():
-            x, side = (0.97, "right") if row.mean > 0 else (0.03, "left")
-            text = f"far off: {row.mean:+.2g}".replace("-", "−")
-            beside(ax, place[row.loss], text, x, ha=side, color=color(1), backgroundcolor=paper())
-        upright(ax, 0, "-", linewidth=0.8, zorder=0)
-        ax.set(xlabel=metric, ylim=(-0.6, len(names) - 0.4))
-    axes[0].set_yticks(place, names)
-    legend_above(axes[1], ncols=3, fontsize=8)
+    end = last["T"]
+    label_ends(
+        ax,
+        [
+            (end, last["with"], "T² · KL", shades["with"]),
+            (end, table["ce"].iloc[0], "CE, no T", color_of("ce")),
+            (end, last["without"], "KL, no T²", shades["without"]),
+        ],
+    )
+    ax.text(T.iloc[1], 1.8 * slope.iloc[1], "slope −2", fontsize=10, color="grey")
+    message(fig, _faded(table), "The gradients of the soft and the hard loss")
     return fig

@@ -12,6 +12,7 @@ import pandas as pd
 from ..course import findings
 from ..course.stored import Missing
 from .drawing import Rows, color, figure, ink, message, middle, paper, plt, upright
+from .looks import color_of
 
 T, ALPHA = 2.0, 0.5  # of the loss by hand: notebook 03 has the same numbers
 CLASSES = ["A", "B", "C"]
@@ -117,9 +118,10 @@ def gains(table):
     fig, ax = plt.subplots(figsize=(7.2, 3.2))
     names = []
     for y, row in enumerate(table.to_dict("records")):
-        face = color(0) if row["real"] else "none"
-        ax.plot([row["low"], row["high"]], [y, y], color=color(0), linewidth=2)
-        ax.plot(row["mean"], y, "o", color=color(0), markerfacecolor=face, markersize=9)
+        shade = color_of("kd")
+        face = shade if row["real"] else paper()
+        ax.plot([row["low"], row["high"]], [y, y], color=shade, linewidth=2)
+        ax.plot(row["mean"], y, "o", color=shade, markerfacecolor=face, markersize=9)
         shown = f"{row['mean']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
         number = ax.text(row["mean"], y - 0.16, shown, ha="center", va="bottom", fontsize=10)
         number.set_bbox({"facecolor": paper(), "edgecolor": "none", "pad": 1})
@@ -173,7 +175,7 @@ def shift_and_mask(table):
         if following - x > 1.01:
             middle(ax, (x + following) / 2, 0.5, "…", 16)
             continue
-        looks = {"color": color(2) if row["learnt"] else "#999999", "linewidth": 1.8}
+        looks = {"color": color(0) if row["learnt"] else "#999999", "linewidth": 1.8}
         arrow = {"arrowstyle": "->", **looks}
         ax.annotate("", (following - 0.1, 0.24), (x + 0.05, 0.76), arrowprops=arrow)
     for y, name in ((1, "read"), (0, "label")):
@@ -182,7 +184,7 @@ def shift_and_mask(table):
     masked, tokens = table["masked"].iloc[0], table["tokens"].iloc[0]
     message(
         fig,
-        f"Each place answers for the next token; {masked} of {tokens} labels are −100",
+        f"Each place predicts the next token; {masked} of {tokens} labels are −100",
     )
     return fig
 
@@ -219,8 +221,8 @@ def _run_on(stored):
     "A translation that does not end",
     Rows("MiniParl, synthetic"),
     alt="""One sentence and its translation as text. A model that never learned an end token
-    translates the sentence as the reference does, in green, and then goes on with words that
-    belong to no sentence, in orange. Below, the share of generations that end by themselves, with
+    translates the sentence as the reference does, in one colour, and then goes on with words
+    that belong to no sentence, in another. Below, the share of generations that end by themselves, with
     an end token and without.""",
     data=_run_on,
 )
@@ -232,7 +234,7 @@ def run_on(table):
     ended = table.set_index("part")["ended"]
     blocks = [
         ("source", text["source"], ink()),
-        ("right: here it should stop", text["reference"], color(2)),
+        ("right: here it should stop", text["reference"], color(0)),
         ("and it goes on", text["run on"], color(1)),
     ]
     y = 0.98
@@ -310,8 +312,8 @@ def number_line(table):
     zeros = (table[["one scale", "own scale"]] == 0).sum()
     message(
         fig,
-        f"{BITS} bits: one scale a matrix sets {zeros['one scale']} of {len(table)} weights to 0, "
-        f"a scale a group {zeros['own scale']}",
+        f"{BITS} bits with one scale a matrix set {zeros['one scale']} of {len(table)} weights to 0, "
+        f"with a scale a group {zeros['own scale']}",
     )
     return fig
 

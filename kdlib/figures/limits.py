@@ -1,5 +1,7 @@
 """Figures of notebook 08: bits and memory."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,19 +15,18 @@ from .drawing import (
     figure,
     ink,
     legend_above,
+    message,
+    name_rows,
     number,
-    only_ticks,
     panels,
     paper,
+    row_of_axes,
     seeds,
     upright,
 )
 
 MINI_NLI = Rows("MiniNLI, synthetic", "real MNLI rows")
 BOTH = Rows("MiniNLI and MiniParl, synthetic", "real MNLI rows")
-
-# Ticks in MB: of these, those that a panel reaches.
-SIZES = (0.1, 0.2, 0.3, 0.5, 1, 2, 3, 5, 10, 20, 40, 50, 70, 100, 200, 400)
 
 
 def plane_rows(
@@ -79,80 +80,111 @@ def on_real_rows(records: list[dict]) -> str:
     )
 
 
-def _mark(one_scale: bool) -> dict:
-    """Filled circles for scales of a row or a group, open squares for one scale a matrix."""
-    i = int(one_scale)
-    face = paper() if one_scale else color(0)
-    return dict(marker="os"[i], color=color(i), markerfacecolor=face, linestyle="none")
+def _all_seeds(stored, file: str) -> pd.DataFrame:
+    """The plane's rows of every stored seed, as far as a record keeps them.
 
-
-def _plane_labels(ax, mean, gap: float) -> float:
-    """A mark and a name for each method; the height of the lowest name.
-
-    The names stand in a column at the right, from the top down, so that none covers another.
+    Some records keep all rows, others the formats of 8 and 16 bits alone; of the grids there is
+    then the one table that a run drew.
     """
-    column, lowest = mean["megabytes"].max() * 1.4, np.inf
-    arrow = dict(arrowstyle="-", color="gray", linewidth=0.5, shrinkB=4, relpos=(0, 0.5))
-    order = mean.sort_values(["quality", "megabytes"], ascending=False)
-    for row in order.to_dict("records"):
-        place = (row["megabytes"], row["quality"])
-        ax.plot(*place, **_mark(row["one_scale"]), markersize=7)
-        lowest = min(row["quality"], lowest - gap)
-        name = ax.annotate(
-            row["method"],
-            place,
-            (column, lowest),
-            textcoords="data",
-            va="center",
-            fontsize=8.5,
-            color=color(int(row["one_scale"])),
-            arrowprops=arrow,
-        )
-        name.set_in_layout(False)
-    return lowest
+    drawn = stored.table("08_limits", "quantisation_plane", file)
+    plane = stored.listed("08_limits", "plane", file)
+    if len(plane):
+        return plane.reset_index(drop=True)
+    used = stored.listed("08_limits", "in_use", file)
+    student = drawn["model"].iloc[0].removesuffix(", accuracy")
+    kept = used[(used["model"] == student) & used["method"].isin(drawn["method"])]
+    looks = {"one_scale": False, "measure": "accuracy (%)", "model": f"{student}, accuracy"}
+    columns = {"mb_packed": "megabytes", "accuracy": "quality"}
+    seeds_of = kept.rename(columns=columns).assign(**looks)
+    once = ~(drawn["model"].eq(looks["model"]) & drawn["method"].isin(kept["method"]))
+    own = drawn["model"] == looks["model"]
+    parts = [seeds_of, drawn[once & own].assign(seed=0), drawn[~own].assign(seed=0)]
+    return pd.concat(parts, ignore_index=True)[[*drawn.columns, "seed"]]
+
+
+def _plane_here(stored):
+    return _all_seeds(stored, "laptop")
+
+
+def _plane_mnli(stored):
+    return _all_seeds(stored, "lab")
+
+
+BITS_OF = re.compile(r"(\d+) bits, (one|groups)|(int)(\d+) weight-only")
+
+
+def _price_of_one_scale(table) -> str:
+    """At the bits at which it matters most: what one scale a matrix costs, and one a group."""
+    model = table["model"].iloc[0]
+    means = table[table["model"] == model].groupby("method")["quality"].mean()
+    lost = {}
+    for method, quality in means.items():
+        if found := BITS_OF.fullmatch(method) or BITS_OF.match(method):
+            bits = int(found[1] or found[4])
+            one = found[2] == "one"
+            lost[bits, one] = means.get("fp32", np.nan) - quality
+    pairs = {bits: (lost[bits, False], lost[bits, True])
+             for bits, one in lost if one and (bits, False) in lost}  # fmt: skip
+    if not pairs:
+        return ""
+    bits = max(pairs, key=lambda bits: pairs[bits][1] - pairs[bits][0])
+    group, one = pairs[bits]
+    if not one > group + 2:
+        return ""
+    return f"{bits} bits cost {max(group, 0):.1f} points with a scale a group, {one:.0f} with one scale a matrix"
 
 
 @figure(
     "08_limits",
     "Quantisation: MiniNLI (synthetic)",
     BOTH,
-    alt="""The quantisation plane, a panel a model: quality against the size of its weights, packed,
-    on a logarithmic axis, each point with its method's name. Filled circles: scales for a row or a
-    group of weights; open squares: one scale for a whole matrix; a dashed line: quality in 32 bits.
-    Down to 4 bits all points lie near the line; below, those with one scale fall off first.""",
+    alt="""Quality by number format, a panel a model and a row a format, from 32 bits down to 2; the
+    megabytes of the packed weights stand beside each name. Filled circles: a scale for a row or a
+    group of weights; open squares: one scale for a whole matrix; a bar is one standard deviation
+    over seeds, where there are several. A dashed line marks 32 bits. Down to 4 bits all marks lie
+    near the line; below, those with one scale fall off first.""",
+    data=_plane_here,
 )
 def quantisation_plane(table):
     """columns: model, method, one_scale (True: a whole matrix shares a scale), megabytes, quality,
-    measure ("accuracy (%)", "BLEU")
+    measure ("accuracy (%)", "BLEU"); seed, where there are several
     """
-    fig, parts = panels(table, "model", 4.3, 3.9)
-    columns = ["megabytes", "quality"]
-    for ax, model, part in parts:
-        mean = part.groupby(["method", "one_scale"], sort=False)[columns].mean().reset_index()
-        quality, megabytes = mean["quality"], mean["megabytes"]
-        gap = 0.062 * max(4.0, np.ptp(quality))
-        lowest = _plane_labels(ax, mean, gap)
-        smallest, largest = megabytes.min(), megabytes.max()
-        left = smallest / 1.2
-        whole = quality[mean["method"] == "fp32"].mean()
-        ax.plot([left, largest], [whole] * 2, color=ink(), linestyle="--", linewidth=0.8)
-        ax.set_xscale("log")
-        ax.set(
-            title=model,
-            xlabel="MB of weights, packed",
-            ylabel=part["measure"].iloc[0],
-            xlim=(left, largest * (largest / smallest) ** 2),
-            ylim=(min(quality.min(), lowest) - gap, quality.max() + 1.5 * gap),
-        )
-        ticks = [size for size in SIZES if left <= size <= largest * 1.1]
-        only_ticks(ax.xaxis, ticks, [f"{size:g}" for size in ticks])
-    first = fig.axes[0]
-    first.plot([], [], **_mark(False), label="a step a row or a group")
-    first.plot([], [], **_mark(True), label="one step a matrix")
-    fig.legend(
-        fontsize=8.5, ncols=2, loc="outside upper center", columnspacing=1, handletextpad=0.3
-    )
+    models = list(table.groupby("model", sort=False))
+    rows = max(part["method"].nunique() for _, part in models)
+    fig, axes = row_of_axes(len(models), 4.3, 0.3 * rows + 1.6)
+    for ax, (model, part) in zip(axes, models):
+        by_method = part.groupby("method", sort=False)
+        stats = by_method["quality"].agg(["mean", "std", "count"])
+        megabytes, one_scale = by_method["megabytes"].mean(), by_method["one_scale"].first()
+        for y, (method, (mean, sd, count)) in enumerate(stats.iterrows()):
+            looks = _mark(one_scale[method])
+            ax.errorbar(mean, y, xerr=np.nan_to_num(sd), **looks, capsize=3, markersize=7)
+        if "fp32" in stats.index:
+            upright(ax, stats["mean"]["fp32"])
+        names = [f"{_format(name)} · {megabytes[name]:.2g} MB" for name in stats.index]
+        name_rows(ax, names)
+        seeds_of = f", {int(stats['count'].max())} seeds" if stats["count"].max() > 1 else ""
+        own_seeds = "" if stats["std"].fillna(0).max() == 0 else seeds_of
+        ax.set_title(model.split(",")[0] + own_seeds, fontsize=10)
+        ax.set_xlabel(part["measure"].iloc[0])
+        ax.grid(axis="y", visible=False)
+    told = "8 bits and less: the embeddings\nstay in 32 bits"
+    axes[0].set_xlabel(f"{axes[0].get_xlabel()}\n{told}")
+    key = "● a scale a row or group\n□ one scale a matrix"
+    axes[-1].set_xlabel(f"{axes[-1].get_xlabel()}\n{key}", loc="right")
+    message(fig, _price_of_one_scale(table), "Quality by number format")
     return fig
+
+
+def _format(method: str) -> str:
+    return method.replace("one step", "one scale").replace("weight-only", "weights")
+
+
+def _mark(one_scale: bool) -> dict:
+    """Filled circles for scales of a row or a group, open squares for one scale a matrix."""
+    i = int(one_scale)
+    face = paper() if one_scale else color(0)
+    return dict(marker="os"[i], color=color(i), markerfacecolor=face, linestyle="none")
 
 
 quantisation_plane_mnli = again(
@@ -161,12 +193,25 @@ quantisation_plane_mnli = again(
     "08_limits",
     "Quantisation: MNLI",
     "real MNLI rows; MiniParl, synthetic",
-    """Quantisation on real MNLI rows, a panel a model: validation accuracy against the size of the
-    weights, packed, on a logarithmic axis, each point with its method's name. Filled circles:
-    scales for a row or a group of weights; open squares: one scale for a whole matrix; a dashed
-    line: accuracy in 32 bits. One run.""",
-    file="lab",
+    """Quality by number format, a panel a model and a row a format: validation accuracy of a
+    student on real MNLI rows, mean and standard deviation over seeds, and BLEU of a translator.
+    Filled circles: a scale for a row or a group of weights; open squares: one scale for a whole
+    matrix; a dashed line marks 32 bits. The megabytes beside a name are large in 8 bits and less,
+    for the embeddings stay in 32 bits.""",
+    data=_plane_mnli,
 )
+
+
+def _first_to_break(table) -> str:
+    """The kind of layer with the largest KL at the fewest bits, of each model."""
+    fewest = table[table["bits"] == table["bits"].min()]
+    worst = fewest.groupby(["model", "kind"])["kl"].mean().unstack().idxmax(axis=1)
+    bits = f"{table['bits'].min():g} bits"
+    if worst.nunique() == 1:
+        which = "both models" if len(worst) == 2 else "this model"
+        return f"At {bits} the {worst.iloc[0]} break first in {which}"
+    told = [f"in the {model} {kind}" for model, kind in worst.items()]
+    return f"At {bits} these break first: {', '.join(told)}"
 
 
 @figure(
@@ -200,7 +245,20 @@ def layer_sensitivity(table):
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
     legend_above(fig.axes[0], y=1.08)
+    message(fig, _first_to_break(table), "Which layers bear few bits")
     return fig
+
+
+def _brought_back(table) -> str:
+    """What rounding costs, and what training on the grid with KD brings back."""
+    means = table.groupby("student")["accuracy"].mean()
+    rounded, kd = (
+        means.get(name, np.nan) for name in ("rounded after training", "on the grid, KD")
+    )
+    lost, back = table["floats"].mean() - rounded, kd - rounded
+    if not (lost > 1 and back > 0):
+        return ""
+    return f"Rounding costs {lost:.0f} points; training on the grid brings {back:.0f} of them back"
 
 
 @figure(
@@ -219,7 +277,17 @@ def into_few_bits(table):
     upright(ax, floats, label=f"in 32 bits {floats:.1f}")
     ax.set_xlabel("validation accuracy (%)")
     legend_above(ax, 1)
+    message(fig, _brought_back(table), "Students with weights of a few bits")
     return fig
+
+
+def _gb_saved(table) -> str:
+    totals = table.drop_duplicates("recipe")["total"]
+    smallest = table.drop_duplicates("gpu").sort_values("gpu_gb").iloc[0]
+    if not totals.iloc[-1] < smallest["gpu_gb"] < totals.iloc[0]:
+        return ""
+    ends = f"{totals.iloc[0]:.0f} GB as written, {totals.iloc[-1]:.0f} with every saving"
+    return f"Llama 3B → 1B: {ends}; a {smallest['gpu']} has {smallest['gpu_gb']:.0f}"
 
 
 PARTS = ("weights", "teacher", "optimiser", "gradients", "activations", "logits")
@@ -231,7 +299,7 @@ PARTS = ("weights", "teacher", "optimiser", "gradients", "activations", "logits"
     "an estimate",
     alt="""Memory of one training step, Llama-3.2 3B to 1B, as stacked bars, a bar a recipe; each
     recipe adds one saving to the one above it. The number at a bar's end is the largest moment of a
-    step, marked by a black line. Vertical dotted lines are the memory of GPUs.""",
+    step, marked by a diamond. Vertical dotted lines are the memory of GPUs.""",
 )
 def memory_bars(table):
     """columns: gpu, gpu_gb, recipe, weights, gradients, optimiser, activations, logits, teacher,
@@ -245,21 +313,19 @@ def memory_bars(table):
         left += recipes[part].to_numpy()
     patch = dict(boxstyle="round,pad=0.1", facecolor=paper(), edgecolor="none")
     for y, (total, end) in enumerate(zip(recipes["total"], left)):
-        ax.plot([total] * 2, [y - 0.42, y + 0.42], color=ink(), linewidth=2)
-        number(ax, f"{total:.1f} GB", max(total, end), y, fontsize=9, bbox=patch)
+        # parts do not all live at the same moment: the peak may lie inside of its bar
+        once = "peak" if y == 0 else None
+        ax.plot(total, y, "D", color=ink(), markeredgecolor=paper(), markersize=8, label=once)
+        number(ax, f"{total:.1f} GB", max(total, end), y, 8, fontsize=10, bbox=patch)
     cards = table.drop_duplicates("gpu").sort_values("gpu").groupby("gpu_gb")["gpu"]
     for gb, names in cards:
         if gb < 1.25 * left.max():
             upright(ax, gb, ":")
-            ax.text(gb, -0.75, "\n".join(names), ha="center", va="bottom", fontsize=8.5)
+            told = f"{names.iloc[0]}\n{gb:.0f} GB"
+            ax.text(gb, -0.75, told, ha="center", va="bottom", fontsize=8.5)
     ax.set(xlabel="GB", ylim=(len(recipes) - 0.4, -0.6), xlim=(0, 1.12 * left.max()))
     ax.grid(axis="y", visible=False)
-    ax.legend(
-        ncols=6,
-        fontsize=8.5,
-        loc="upper center",
-        bbox_to_anchor=(0.42, -0.16),
-        columnspacing=1,
-        handlelength=1.5,
-    )
+    looks = dict(columnspacing=0.8, handlelength=1.2, handletextpad=0.4, fontsize=8.5)
+    ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.42, -0.2), **looks)
+    message(fig, _gb_saved(table), "Memory of one training step, Llama-3.2 3B to 1B")
     return fig

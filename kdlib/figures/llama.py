@@ -5,29 +5,32 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from ..course.stored import whole
+from ..course.statistics import paired
 from .drawing import (
+    LINES,
+    OTHER_TEXTS,
     Rows,
     band,
+    color,
     dots,
     fastest_first,
     figure,
     grid,
     groups,
-    heat,
     ink,
+    label_ends,
     legend_above,
     level,
-    look,
+    message,
     middle,
-    only_ticks,
+    number,
     panels,
     plain_numbers,
     rate_name,
     seeds,
-    spread,
     upright,
 )
+from .looks import color_of
 
 PAIRS = Rows("MiniParl, synthetic", "real Europarl pairs")
 
@@ -84,6 +87,13 @@ def _lines_of_tokens(table):
     return boxes, y
 
 
+def _few_are_learnt(table) -> str:
+    learnt = table["learnt"].astype(bool)
+    if not learnt.any() or set(table.loc[learnt, "part"]) != {"target"} or learnt.mean() > 0.5:
+        return ""
+    return f"Of {len(table)} tokens only {learnt.sum()} are learnt: the translation and its end"
+
+
 @figure(
     "06_eurollama_prompt",
     "EuroLlama: prompt, source, target",
@@ -108,6 +118,7 @@ def prompt_legend(table):
         left += len(told) + 2
     for box in boxes:
         _token_box(ax, *box)
+    message(fig, _few_are_learnt(table), "One training text, token by token")
     return fig
 
 
@@ -123,6 +134,17 @@ def _ended(ax, table, most: float) -> None:
     dots(ax, table, "ended", 2, scale=100, fmt="{:.0f} %")
     ax.set(xlabel="ends by itself (%)", xlim=(-5, most))
     ax.set_xticks(range(0, 101, 50))
+
+
+def _nothing_ends(table) -> str:
+    means = table.groupby("name")[["ended", "bleu"]].mean()
+    if not {"right", "no end token"} <= set(means.index):
+        return ""
+    right, lost = means.loc["right"], means.loc["no end token"]
+    if lost["ended"] > 0.05 or lost["bleu"] >= right["bleu"]:
+        return ""
+    falls = f"BLEU falls from {right['bleu']:.0f} to {lost['bleu']:.0f}"
+    return f"Without an end token hardly a translation ends, and {falls}"
 
 
 @figure(
@@ -143,7 +165,25 @@ def end_recipes(table):
     best = table[["bleu", "bleu_first"]].max().max()
     right.set(xlabel="BLEU", xlim=(-2, 1.3 * max(10, best)))
     legend_above(right)
+    message(fig, _nothing_ends(table), "Seven recipes for the end of a translation")
     return fig
+
+
+def _soon_learnt(table) -> str:
+    """After how many steps every way gives the end more than one half."""
+    median = table.groupby(["name", "step"])["probability"].median().reset_index()
+    steps = []
+    for _, part in median.groupby("name"):
+        there = part.loc[part["probability"] > 0.5, "step"]
+        if there.empty:
+            return ""
+        steps.append(there.min())
+    start = median.loc[median["step"] == median["step"].min(), "probability"].max()
+    if start > 0.01:
+        return ""
+    return (
+        f"After {max(steps):.0f} steps the model ends its sentences, from p(end) ≈ {start:.0e} on"
+    )
 
 
 @figure(
@@ -153,7 +193,7 @@ def end_recipes(table):
     alt="""How soon an end is learnt: the probability of the end token where a translation ends, on
     a logarithmic axis, against training steps; one line for a new row (the mean of all others) and
     one for a reserved token's row, with the range over seeds as a band. Both start far below one
-    word in the vocabulary and rise to nearly 1.""",
+    token of the vocabulary by chance and rise to nearly 1.""",
 )
 def end_learnt(table):
     """columns: name, seed, step, probability, words (size of the vocabulary)"""
@@ -163,11 +203,24 @@ def end_learnt(table):
         band(ax, stats, stats["median"], stats["min"], stats["max"], i, name)
     chance = 1 / table["words"].iloc[0]
     level(ax, chance, ":")
-    told = "one word of the vocabulary by chance "
+    told = "one token of the vocabulary by chance "
     ax.text(table["step"].max(), chance, told, ha="right", va="bottom", fontsize=8.5)
     ax.set(yscale="log", xlabel="training step", ylabel="p(end) where a translation ends")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.08))
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.08), labelcolor="linecolor", fontsize=11)
+    message(fig, _soon_learnt(table), "How soon the end token is learnt")
     return fig
+
+
+def _unlearnt(table) -> str:
+    means = table.groupby("name")["p_end"].mean()
+    names = ["CE only", "KD everywhere, alpha = 0.5", "KD everywhere, alpha = 0.9"]
+    if not set(names) <= set(means.index):
+        return ""
+    values = [means[name] for name in names]
+    if not values[0] > values[1] > values[2]:
+        return ""
+    told = " → ".join(f"{value:.2f}" for value in values)
+    return f"A teacher that does not know the end unteaches it: p(end) {told}"
 
 
 @figure(
@@ -195,6 +248,7 @@ def end_unlearnt(table):
     left.set_xticks([0, 0.5, 1])
     legend_above(left)
     _ended(right, table, 150)
+    message(fig, _unlearnt(table), "The end token after training with and without a teacher")
     return fig
 
 
@@ -206,40 +260,81 @@ def _short(token: str) -> str:
     return token.replace("<|end_of_translation|>", "⟨end⟩").replace("<|eot_id|>", "⟨eot⟩")
 
 
+# KL(teacher ‖ student) in nats: from so much on, a token is shaded so, and its letters are white.
+STEPS = ((0.0, "#FFFFFF", False), (0.03, "#E4D9EE", False), (0.3, "#B79BD3", False),
+         (3.0, "#5E3C99", True))  # fmt: skip
+LETTERS_OF_A_SENTENCE = 56  # in a line
+DISAGREES = 0.3  # nats
+
+
+def _still_disagrees(table) -> str:
+    counts = [int((part["kl"] > DISAGREES).sum()) for _, part in table.groupby("model", sort=False)]
+    tokens = table["place"].nunique()
+    if len(counts) != 2 or counts[1] >= counts[0]:
+        return ""
+    where = f"at {counts[0]} of {tokens} tokens before training, at {counts[1]} after"
+    return f"The student disagrees (KL above {DISAGREES:g}) {where}"
+
+
+def _shaded_tokens(ax, y: float, part) -> float:
+    """The tokens of a sentence, each on its shade; the height of the line below them."""
+    x = 0.0
+    for token, kl in zip(part["token"].map(_short), part["kl"]):
+        if x + len(token) > LETTERS_OF_A_SENTENCE:
+            x, y = 0.0, y + 1
+        _shaded(ax, x, y, token, kl)
+        x += len(token) + 1
+    return y + 1
+
+
+def _shaded(ax, x, y, text, kl) -> None:
+    """One text on the shade of its KL."""
+    _, face, is_dark = next(step for step in reversed(STEPS) if kl >= step[0])
+    box = matplotlib.patches.Rectangle((x - 0.1, y - 0.4), len(text) + 0.2, 0.8)
+    box.set(facecolor=face, edgecolor="#888888", linewidth=0.6)
+    ax.add_patch(box)
+    looks = dict(color="white" if is_dark else "black", family="monospace", parse_math=False)
+    middle(ax, x + len(text) / 2, y, text, 11, **looks)
+
+
 @figure(
     "07_eurollama_distil",
     "Where the teacher disagrees",
     PAIRS,
-    alt="""Heat map of one sentence: a column for each target token, a row for the student before
-    and after training, each cell with KL(teacher ‖ student) in nats at that token. Dark cells are
-    tokens at which the student still expects other words than its teacher.""",
+    alt="""One sentence twice, token by token, for the student before and after training: the darker
+    a token, the larger the KL(teacher ‖ student) there. A key below gives the shades in nats. Dark
+    tokens are those at which the student still expects other words than its teacher.""",
 )
 def token_divergence(table):
     """columns: model, place, token, kl (nats)"""
-    models = list(table["model"].unique())
-    tokens = table.drop_duplicates("place").sort_values("place")["token"].map(_short)
-    kl = table.pivot(index="model", columns="place", values="kl").reindex(models)
-    size = (max(6.4, 0.52 * len(tokens)), 0.55 * len(models) + 1.5)
-    fig, ax = plt.subplots(figsize=size)
-    many = len(tokens) > 14
-    texts = [f"{value:.2f}" if value >= 0.005 else "0" for value in kl.to_numpy().flat]
-    looks = dict(cmap="Greys", vmin=-3, vmax=1.4, fontsize=8.5, rotation=90 if many else 0)
-    shades = heat(
-        ax,
-        np.log10(kl.clip(lower=1e-3)),
-        np.reshape(texts, kl.shape),
-        kl.to_numpy() > 0.2,
-        tokens,
-        models,
-        **looks,
-    )
-    ax.set_xticks(range(len(tokens)), tokens, rotation=90, ha="center") if many else dict(
-        rotation=45, ha="right"
-    )
-    bar = fig.colorbar(shades, ax=ax, ticks=[-3, -2, -1, 0, 1], pad=0.01)
-    bar.ax.set_yticklabels(["≤ 0.001", "0.01", "0.1", "1", "10"])
-    bar.set_label("KL(teacher ‖ student), nats", fontsize=9)
+    fig, ax = plt.subplots(figsize=(7.2, 3.4))
+    ax.axis("off")
+    y = 0.0
+    for model, part in table.groupby("model", sort=False):
+        ax.text(0, y, model, va="center", fontsize=11, weight="bold")
+        y = _shaded_tokens(ax, y + 1, part.sort_values("place")) + 0.4
+    ax.text(0, y, "KL in nats:", va="center", fontsize=10)
+    x = 11.0
+    for i, (low, _, _) in enumerate(STEPS):
+        high = f"to {STEPS[i + 1][0]:g}" if i + 1 < len(STEPS) else "and more"
+        told = f"{low:g} {high}"
+        _shaded(ax, x, y, told, low)
+        x += len(told) + 2
+    ax.set(xlim=(-0.5, LETTERS_OF_A_SENTENCE + 1), ylim=(y + 0.8, -0.8))
+    message(fig, _still_disagrees(table), "KL(teacher ‖ student), token by token")
     return fig
+
+
+def _what_helps(table) -> str:
+    """The shown gains over references alone, in BLEU."""
+    names = {"KD": "KD adds {}", f"CE only, {OTHER_TEXTS}": f"the {OTHER_TEXTS} add {{}}"}
+    said = []
+    for name, words in names.items():
+        gain = paired(table, name, "CE only", "bleu", by="told")
+        if gain is not None and gain.low > 0:
+            said.append(words.format(f"{gain.mean:.1f}"))
+    text = f"{', '.join(said)} BLEU to labels alone" if said else ""
+    return text[:1].upper() + text[1:]
 
 
 @figure(
@@ -261,7 +356,16 @@ def translators(table):
         upright(ax, cap, ":", label=f"cap, the grammar's likeliest words {cap:.1f}")
     ax.set_xlabel("BLEU on test (dots: seeds; bars: mean ± sd)")
     legend_above(ax, fontsize=10)
+    message(fig, _what_helps(table), "Translators that differ in what they are told")
     return fig
+
+
+def _smaller_is_slower(table) -> str:
+    last = table.sort_values("step").groupby(["lora_rank", "learning_rate", "seed"])["ce"].last()
+    for _, part in last.groupby(["lora_rank", "learning_rate"]).mean().groupby("lora_rank"):
+        if len(part) < 2 or not part.is_monotonic_decreasing:
+            return ""
+    return "The smaller the rate, the higher the loss stays after the same steps"
 
 
 @figure(
@@ -276,67 +380,22 @@ def translation_rates(table):
     """columns: lora_rank, learning_rate, seed, step, ce"""
     fig, parts = panels(table, "lora_rank", 4.3, 3.4, sort=True, sharey=True)
     for ax, rank, part in parts:
+        ends = []
         for i, rate, runs in fastest_first(part):
             stats = runs.groupby("step")["ce"].agg(["mean", "std"]).fillna(0)
             mean, sd = stats["mean"], stats["std"]
-            band(ax, stats, mean, mean - sd, mean + sd, i, f"{rate:.0e}", alpha=0.2)
+            looks = dict(color=color_of("kd"), linestyle=LINES[i % 7], marker="o", markersize=4)
+            ax.plot(stats.index, mean, **looks)
+            ax.fill_between(stats.index, mean - sd, mean + sd, color=color_of("kd"), alpha=0.2)
+            ends.append((stats.index[-1], mean.iloc[-1], rate_name(rate), color_of("kd")))
         title = "all weights" if rank == 0 else f"LoRA, rank {rank}"
         ax.set(title=title, xlabel="step", yscale="log")
         plain_numbers(ax.yaxis)
         ax.yaxis.set_minor_formatter("{x:g}")
-        ax.legend(title="learning rate", fontsize=8.5, title_fontsize=8.5)
+        label_ends(ax, ends)
     fig.axes[0].set_ylabel("validation cross-entropy, nats a token")
+    message(fig, _smaller_is_slower(table), "Validation loss by learning rate")
     return fig
-
-
-def _rates(stored):
-    """BLEU and COMET by rate: the lecture's, and our students' on the stand-in and on Europarl."""
-    lecture = pd.DataFrame(stored.lecture()["eurollama"]["learning_rates"])
-    scores = ["bleu", "comet"]
-    columns = ["who", "learning_rate", *scores, "seed", "teacher_bleu"]
-    tables = [lecture.assign(who="lecture, Europarl")]
-    for file in ("laptop", "lab"):
-        needs = ("method", "targets", "learning_rate", "lora_rank")
-        runs = stored.runs("07_eurollama_distil", file, needs=needs)
-        is_kd = (runs["method"] == "kd") & (runs["targets"] == "references")
-        runs = whole(runs[is_kd], "bleu", "teacher_bleu")
-        ranks = runs["lora_rank"].map("MiniParl (synthetic), LoRA {}".format)
-        who = ranks.where(runs["lora_rank"] > 0, "MiniParl (synthetic), all weights")
-        tables.append(runs.assign(who="Europarl, tiny models" if file == "lab" else who))
-    return pd.concat(tables, ignore_index=True)[columns]
-
-
-@figure(
-    "07_eurollama_distil",
-    "EuroLlama: learning rates",
-    "",
-    alt="""A table: BLEU and COMET of distilled translators by learning rate, as the lecture reports
-    them, beside our students on the synthetic MiniParl (all weights, and LoRA) and tiny models on
-    real Europarl, each with its teacher's BLEU. On MiniParl the largest rate is best in both
-    columns. On Europarl the tiny teacher itself has a BLEU of 1.4: its students cannot learn to
-    translate from it. Scores of different corpora cannot be compared.""",
-    data=_rates,
-)
-def eurollama_rates(table):
-    """columns: who, learning_rate (NaN: before training), seed, bleu, comet (NaN: not computed),
-    teacher_bleu (NaN: not told)
-    """
-    rows, rules = [], []
-    untrained = 9.0  # above every learning rate: this row comes first
-    table = table.fillna({"learning_rate": untrained})
-    for _, who, part in groups(table, "who"):
-        teacher = part["teacher_bleu"].mean()
-        for _, rate, runs in fastest_first(part):
-            name = "base" if rate == untrained else rate_name(rate)
-            scores = [spread(runs["bleu"]), spread(runs["comet"], digits=2)]
-            rows.append([who, name, *scores, str(len(runs))])
-            who = ""  # said once
-        if np.isfinite(teacher):
-            # A student of a teacher that cannot translate proves nothing about KD.
-            rows.append(["", "teacher", f"{teacher:.1f}", "–", ""])
-        rules.append(len(rows))
-    columns = ["student, distilled", "rate", "BLEU", "COMET", "runs"]
-    return grid(columns, rows, [0, 0.47, 0.63, 0.81, 0.94], rules)
 
 
 def _texts_of_seed_0(stored) -> dict[str, list[str]]:
@@ -373,6 +432,16 @@ def _examples(stored):
     return rows.sort_values("sentence", kind="stable", ignore_index=True)
 
 
+def _word_for_word(table) -> str:
+    """How often two students say what the reference says."""
+    texts = table.pivot(index="sentence", columns="who", values="text")
+    if not {"reference", "KD", "labels only"} <= set(texts):
+        return ""
+    same = {who: int((texts[who] == texts["reference"]).sum()) for who in ("KD", "labels only")}
+    told = f"labels alone has {same['labels only']} of {len(texts)} word for word, KD {same['KD']}"
+    return f"A few sentences rank nobody: {told}"
+
+
 @figure(
     "07_eurollama_distil",
     "EuroLlama: translations",
@@ -387,57 +456,67 @@ def translations(table):
     """columns: sentence, who, text"""
     rows = table[["who", "text"]].to_numpy().tolist()
     rules = table.groupby("sentence", sort=False).size().cumsum().tolist()
-    return grid(["", "MiniParl, synthetic; the same seed"], rows, [0, 0.2], rules[:-1])
+    fig = grid(["", "MiniParl, synthetic; the same seed"], rows, [0, 0.2], rules[:-1])
+    message(fig, _word_for_word(table), "What three students say")
+    return fig
 
 
 def _bench(stored):
     return pd.DataFrame(stored.json("results/bench_vocab_loss.json")["rows"])
 
 
-def _cost(ax, part, by: str, column: str) -> None:
-    """One measure against one size, both logarithmic: ours, the plain way, and the others as
-    crosses.
-    """
-    others = part[~part["name"].isin(("plain", "ours"))]
-    told = "other libraries and ways"
-    ax.plot(others[by], others[column], "x", color="gray", markersize=5, label=told)
-    for i, name, label in ((1, "plain", "the plain way"), (0, "ours", "in chunks")):
-        own = part[part["name"] == name]
-        ax.plot(own[by], own[column], **look(i), label=label)
-    ax.set(xscale="log", yscale="log")
-    plain_numbers(ax.yaxis)
-    ticks = sorted(part[by].unique())
-    only_ticks(ax.xaxis, ticks, [f"{t / 1000:.0f}k" if t >= 8000 else f"{t:,}" for t in ticks])
+WAYS = {
+    "plain": "the plain way",
+    "plain_kept": "plain, no ignored tokens",
+    "checkpointed": "plain, checkpointed",
+    "ours": "in chunks (kdlib)",
+    "trl": "TRL",
+    "trl_chunked": "TRL, chunked",
+    "liger": "Liger",
+    "torchdistill": "torchdistill",
+}
+
+
+def _at_most_words(table):
+    """The rows at the largest vocabulary, and at the number of tokens that all were tried at."""
+    table = table[table["width"] == table["width"].min()].assign(gb=table["extra"] / 1e9)
+    usual = table.loc[table["name"] != "ours", "tokens"].mode().iloc[0]
+    return table[(table["vocab"] == table["vocab"].max()) & (table["tokens"] == usual)]
+
+
+def _chunks_save(rows) -> str:
+    gb = rows.set_index("name")["gb"]
+    if not {"plain", "ours"} <= set(gb.index) or gb["ours"] * 2 > gb["plain"]:
+        return ""
+    times = f"{gb['plain'] / gb['ours']:.0f} times less"
+    return f"In chunks the loss needs {gb['ours']:.2f} GB instead of {gb['plain']:.1f}: {times}"
 
 
 @figure(
     "07_eurollama_distil",
-    "What the loss costs at 128,256 words",
+    "What the loss costs with a vocabulary of 128,256",
     "",
-    alt="""What the distillation loss costs, four panels on logarithmic axes: memory above inputs,
-    weights and gradients (top) and seconds (bottom), against the number of tokens at 128,256 words
-    (left) and against the vocabulary at 1,024 tokens (right). Dots and solid line: in chunks;
-    squares and dashed line: the plain way; small crosses: other libraries. Plain memory grows with
-    both, that of the chunks stays.""",
+    alt="""Bars for the memory that the distillation loss needs above its inputs, weights and
+    gradients, with 128,256 entries of the vocabulary and 1,024 tokens: the plain way needs
+    gigabytes, other libraries as much or somewhat less, and the loss in chunks a tenth of a
+    gigabyte.""",
     data=_bench,
 )
 def vocabulary_cost(table):
     """columns: name ("ours", "plain", other libraries and ways), tokens, vocab, width (of the
     student), extra (bytes), seconds_cpu
     """
-    table = table[table["width"] == table["width"].min()].assign(gb=table["extra"] / 1e9)
-    most = table["vocab"].max()
-    usual = table.loc[table["name"] != "ours", "tokens"].mode().iloc[0]
-    by_tokens = table[table["vocab"] == most].sort_values("tokens")
-    by_words = table[table["tokens"] == usual].sort_values("vocab")
-    fig, axes = plt.subplots(2, 2, figsize=(9, 5.6), sharex="col", sharey="row")
-    for (left, right), column in zip(axes, ("gb", "seconds_cpu")):
-        _cost(left, by_tokens, "tokens", column)
-        _cost(right, by_words, "vocab", column)
-    axes[1][0].set_xlabel(f"tokens, at {most:,} words")
-    axes[1][1].set_xlabel(f"words, at {usual:,} tokens")
-    axes[0][0].set_ylabel("extra memory (GB)")
-    axes[1][0].set_ylabel("processor seconds")
-    drawn = axes[0][0].get_legend_handles_labels()
-    fig.legend(*drawn, fontsize=9, ncols=3, loc="outside upper center")
+    rows = _at_most_words(table).sort_values("gb", ascending=False)
+    fig, ax = plt.subplots(figsize=(7.2, 0.36 * len(rows) + 1.2))
+    names = [WAYS.get(name, name) for name in rows["name"]]
+    shades = {"plain": color(1), "ours": color(0)}
+    ax.barh(names, rows["gb"], 0.7, color=[shades.get(name, "#BBBBBB") for name in rows["name"]])
+    for y, gb in enumerate(rows["gb"]):
+        number(ax, f"{gb:.2f} GB" if gb < 1 else f"{gb:.1f} GB", gb, y, fontsize=10)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    about = rows.iloc[0]
+    size = f"{about['vocab']:,} entries of the vocabulary and {about['tokens']:,} tokens"
+    ax.set(xlabel=f"extra memory (GB), at {size}", xlim=(0, 1.15 * rows["gb"].max()))
+    message(fig, _chunks_save(rows), "The memory that the distillation loss needs")
     return fig

@@ -5,12 +5,13 @@ To add a figure, write its function with `@figure(…)` above it in the module o
 give it its place here.
 """
 
-from . import beyond, glue, ideas, lecture, limits, llama
+from . import beyond, glue, ideas, lecture, limits, llama, loss, rates
 
 SLIDES = (
     ideas.teacher_and_student,
     ideas.race,
     ideas.speed_size_quality,
+    ideas.one_pair,
     ideas.dark_knowledge,
     ideas.dark_knowledge_people,
     ideas.dark_knowledge_or_smoothing,
@@ -18,19 +19,20 @@ SLIDES = (
     ideas.nearer_then_farther_people,
     ideas.nearer_then_farther,
     ideas.why_t_squared,
-    ideas.pulls,
+    loss.pulls,
     lecture.worked_row,
-    ideas.mistakes,
-    ideas.accuracy_hides,
-    glue.mnli_rates,
-    glue.learning_curves,
-    glue.learning_curves_mnli,
-    glue.live_curves,
+    loss.mistakes,
+    loss.accuracy_hides,
+    rates.mnli_rates,
+    rates.learning_curves,
+    rates.learning_curves_mnli,
+    rates.live_curves,
     glue.methods,
     glue.methods_mnli,
+    glue.confusion_mnli,
     lecture.gains,
-    glue.qqp_rates,
-    glue.learning_curves_qqp,
+    rates.qqp_rates,
+    rates.learning_curves_qqp,
     glue.temperature_and_alpha,
     glue.temperature_and_alpha_real,
     glue.reliability,
@@ -42,7 +44,8 @@ SLIDES = (
     lecture.run_on,
     llama.token_divergence,
     llama.translation_rates,
-    llama.eurollama_rates,
+    rates.lecture_scores,
+    rates.eurollama_rates,
     llama.translators,
     llama.translations,
     llama.vocabulary_cost,
@@ -59,6 +62,7 @@ SLIDES = (
     beyond.two_modes,
     beyond.hidden_states,
     beyond.cover_or_seek,
+    beyond.two_by_two,
     beyond.claims,
 )
 FIGURES = {draw.__name__: draw for draw in SLIDES}
