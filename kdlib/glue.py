@@ -18,12 +18,15 @@ from .engine.parquet import read_parquet, sample
 
 
 class Task(NamedTuple):
-    """A GLUE task: its text columns, its classes in the hub's order, the split to validate on."""
+    """A GLUE task: its text columns, its classes in the hub's order, the splits to validate and to
+    test on.
+    """
 
     name: str
     columns: tuple[str, str]
     labels: tuple[str, ...]
     validation: str
+    test: str
 
 
 MNLI = Task(
@@ -31,12 +34,14 @@ MNLI = Task(
     columns=("premise", "hypothesis"),
     labels=("entailment", "neutral", "contradiction"),
     validation="validation_matched",
+    test="test_matched",
 )
 QQP = Task(
     name="qqp",
     columns=("question1", "question2"),
     labels=("not_duplicate", "duplicate"),
     validation="validation",
+    test="test",
 )
 TASKS = {task.name: task for task in (MNLI, QQP)}
 
@@ -70,6 +75,44 @@ def load(
     if among is not None:
         return _only(data, task, among, rows, where)
     return sample(data, rows)
+
+
+def held_out(
+    task: Task,
+    source: str | Path,
+    *,
+    validation_rows: int,
+    test_rows: int,
+    among: list[str] | None = None,
+):
+    """(validation, test): rows that make the choices, and rows that are reported and choose
+    nothing.
+
+    The embedded corpora have a test split. GLUE keeps its test labels secret, so there the
+    validation split is cut in two, always at the same place: the first `validation_rows` of it
+    choose, the next `test_rows` report. 0 takes all of a split, and half of one that is cut.
+    among, errors: as in `load`.
+    """
+    if _has_test_labels(task, source):
+        validation = load(task, source, task.validation, rows=validation_rows, among=among)
+        return validation, load(task, source, task.test, rows=test_rows, among=among)
+    wanted = validation_rows + test_rows if validation_rows and test_rows else 0
+    both = load(task, source, task.validation, rows=wanted, among=among)
+    cut = validation_rows or (len(both) - test_rows if test_rows else len(both) // 2)
+    if not 0 < cut < len(both):
+        raise ValueError(
+            f"{source}: {len(both):,} validation rows cannot be cut into {validation_rows:,} that "
+            f"choose and {test_rows:,} that report"
+        )
+    return both.select(range(cut)), both.select(range(cut, len(both)))
+
+
+def _has_test_labels(task: Task, source: str | Path) -> bool:
+    try:
+        labels = _read(task, source, task.test)["label"]
+    except ValueError:  # no such split
+        return False
+    return min(labels) >= 0
 
 
 def _read(task: Task, source: str | Path, split: str):

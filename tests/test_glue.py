@@ -328,3 +328,39 @@ def test_a_column_of_another_type_is_refused_by_name(tmp_path, column, values, s
     data.to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
     with pytest.raises(ValueError, match=said):
         glue.load("mnli", tmp_path, "train")
+
+
+# -- rows that choose, and rows that report ------------------------------------------------------
+
+
+def test_an_embedded_corpus_has_test_rows_of_its_own():
+    validation, test = glue.held_out(glue.MNLI, "data/mini_nli", validation_rows=100, test_rows=200)
+    assert as_rows(validation) == as_rows(
+        glue.load("mnli", "data/mini_nli", "validation_matched", rows=100)
+    )
+    assert as_rows(test) == as_rows(glue.load("mnli", "data/mini_nli", "test_matched", rows=200))
+
+
+@pytest.mark.parametrize("secret", [True, False], ids=["test labels secret", "no test split"])
+def test_without_test_labels_the_validation_rows_are_cut_in_two(tmp_path, secret):
+    folder = tiny.hub_folder(tmp_path / "glue", "")
+    if secret:  # as GLUE publishes them
+        hidden = tiny.dataset(10, 5).map(lambda row: {"label": -1})
+        hidden.to_parquet(str(folder / "test_matched-00000-of-00001.parquet"))
+
+    def cut(validation_rows, test_rows):
+        parts = glue.held_out(
+            glue.MNLI, folder, validation_rows=validation_rows, test_rows=test_rows
+        )
+        return [set(glue.row_keys(part, glue.MNLI)) for part in parts]
+
+    choose, report = cut(8, 6)
+    assert (len(choose), len(report)) == (8, 6) and not choose & report
+    assert choose == set(
+        glue.row_keys(glue.load("mnli", folder, "validation_matched", rows=8), glue.MNLI)
+    ), "more test rows must not change what chooses"
+    assert [len(part) for part in cut(0, 0)] == [12, 12]
+    assert [len(part) for part in cut(8, 0)] == [8, 16]
+    assert [len(part) for part in cut(0, 8)] == [16, 8]
+    with pytest.raises(ValueError, match="24 validation rows cannot be cut into 24 that choose"):
+        cut(24, 0)

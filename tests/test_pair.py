@@ -241,13 +241,13 @@ def glue_folder(folder):
     return folder
 
 
-def right_share(source, task, data) -> float:
+def right_share(source, task, rows) -> float:
     """A teacher's accuracy, with transformers alone: one row at a time, no padding."""
     model, tokenizer = (
         kind.from_pretrained(ROOT / source)
         for kind in (AutoModelForSequenceClassification, AutoTokenizer)
     )
-    rows, right = glue.load(task, data, task.validation), []
+    right = []
     for row in rows:
         pair = tokenizer(*(row[c] for c in task.columns), return_tensors="pt")
         with torch.inference_mode():
@@ -304,7 +304,10 @@ def test_full_asks_its_teacher_and_starts_from_distilbert(notebook, task, corpus
     pair = hub_pair(tmp_path, task, corpus)
     names = executed(notebook, **SMALL, **pair)
     record, known = names["record"]["results"], f"data/teachers/{corpus}"
-    own = right_share(known, task, pair["data"])
+    rows = glue.load(task, pair["data"], task.validation)
+    if notebook.startswith("04"):  # its scores are of rows that chose nothing
+        _, rows = glue.held_out(task, pair["data"], validation_rows=0, test_rows=0)
+    own = right_share(known, task, rows)
     assert record["teacher_accuracy"] == pytest.approx(own, abs=1e-9)
     assert record["teacher_parameters"] == models.size(models.load(known))["parameters"]
     assert isinstance(names["trained"]["student"], DistilBertForSequenceClassification)
@@ -314,7 +317,8 @@ def test_full_asks_its_teacher_and_starts_from_distilbert(notebook, task, corpus
 def test_the_race_of_notebook_00_under_full(tmp_path):
     pair = hub_pair(tmp_path, glue.MNLI, "mini_nli")
     names = executed("00_start_here", **SMALL, **pair, student_depth=2, repeats=1)
-    own = right_share("data/teachers/mini_nli", glue.MNLI, pair["data"])
+    rows = glue.load(glue.MNLI, pair["data"], glue.MNLI.validation)
+    own = right_share("data/teachers/mini_nli", glue.MNLI, rows)
     assert names["record"]["results"]["accuracy, teacher"] == pytest.approx(own, abs=1e-9)
     assert isinstance(names["student"], DistilBertForSequenceClassification)
 

@@ -37,7 +37,7 @@ SHORT = {
     "01": {"rows": 200},
     "02": {"rows": 200},
     "03": {"train_rows": 64, "validation_rows": 64, "batch_rows": 16, "batch_size": 16},
-    "04": {"train_rows": 128, "validation_rows": 200, "epochs": 1},
+    "04": {"train_rows": 128, "validation_rows": 100, "test_rows": 200, "epochs": 1},
     "05": {"train_rows": 128, "validation_rows": 200, "epochs": 1, "evaluations": 1},
     "06": {"tune_rows": 16, "validation_rows": 4, "batch_size": 4, "max_words": 12},
     "07": {
@@ -171,11 +171,11 @@ def results(outcome) -> dict:
     return outcome.record["results"]
 
 
-def accuracy(folder: Path, repo: str, configuration: str, split: str, rows: int) -> float:
+def accuracy(folder: Path, repo: str, configuration: str, split: str, rows: range) -> float:
     """The stand-in teacher's own accuracy, computed with the libraries alone."""
     parquet = folder / "datasets" / stub_repos.GLUE / configuration
     data = datasets.Dataset.from_parquet(str(parquet / f"{split}-00000-of-00001.parquet"))
-    data = data.shuffle(seed=0).select(range(rows))
+    data = data.shuffle(seed=0).select(rows)
     place = folder / "models" / repo
     tokenizer = transformers.AutoTokenizer.from_pretrained(place)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(place).eval()
@@ -247,7 +247,10 @@ def test_the_teacher_of_the_profile_is_the_one_that_answers(performance, number)
     """The recorded accuracy of the teacher is the stand-in's own, and no other model has it."""
     found = performance(number)
     teacher, configuration, split = TEACHERS[number]
-    rows = SHORT[number]["validation_rows"]
+    chosen_by = SHORT[number]["validation_rows"]
+    rows = range(chosen_by)
+    if "test_rows" in SHORT[number]:  # GLUE's test labels are secret: validation rows after those
+        rows = range(chosen_by, chosen_by + SHORT[number]["test_rows"])
     own = accuracy(found.folder, teacher, configuration, split, rows)
     recorded = results(found.online)
     assert recorded["teacher_accuracy"] == pytest.approx(own, abs=1e-6)

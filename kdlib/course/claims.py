@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from . import tuning
 from .statistics import Difference, difference
 from .stored import Missing, Stored, whole
 
@@ -44,6 +45,8 @@ MNLI_BITS = Corpus("MNLI", "08_limits", "lab", real=True)
 MNLI_FULL = Corpus("MNLI, all rows", "04_distilbert_mnli", "full", real=True, optional=True)
 QQP_FULL = Corpus("QQP, all rows", "05_distilbert_qqp", "full", real=True, optional=True)
 MINI_NLI = Corpus("MiniNLI", "04_distilbert_mnli")
+# Every method at the point of one grid that validation rows chose; test rows report.
+MINI_NLI_TUNED = Corpus("MiniNLI", "04_distilbert_mnli", "laptop_tuned")
 MINI_QQP = Corpus("MiniQQP", "05_distilbert_qqp", kd=ONE_POINT)
 MINI_PARL = Corpus("MiniParl", "07_eurollama_distil")
 MINI_PARL_ENDS = Corpus("MiniParl", "06_eurollama_prompt")
@@ -191,6 +194,19 @@ def slope(runs: pd.DataFrame, labels_only: pd.DataFrame | None = None, sign: int
 # -- does distillation help, and why? ------------------------------------------------------------
 
 
+def gain_of_kd(ask, corpus: Corpus, method: str):
+    """(values, runs): points of accuracy of KD minus those of another method.
+
+    Where every method was tuned, each comes at its own best point; else at the largest rate.
+    """
+    runs = ask.runs(corpus)
+    if corpus is MINI_NLI_TUNED:
+        runs = tuning.best(runs) if len(runs) else runs
+    else:
+        runs = at_rate(runs)
+    return gap(runs.query(corpus.kd), runs.query("method == @method"), "accuracy")
+
+
 @claim("powerful", "distillation is powerful", "Distillation is a powerful technique.")
 def powerful(ask):
     """A student gains accuracy from its teacher, over labels alone and over smoothed labels. The
@@ -201,12 +217,11 @@ def powerful(ask):
         (MNLI, "labels smoothed", "label_smoothing"),
         (QQP, "labels only", "ce"),
         (QQP, "labels smoothed", "label_smoothing"),
-        (MINI_NLI, "labels only", "ce"),
-        (MINI_NLI, "wrong classes shuffled", "shuffled"),
+        (MINI_NLI_TUNED, "labels only", "ce"),
+        (MINI_NLI_TUNED, "labels smoothed", "label_smoothing"),
         (MINI_QQP, "labels only", "ce"),
     ):
-        runs = at_rate(ask.runs(corpus))
-        gain = gap(runs.query(corpus.kd), runs.query("method == @method"), "accuracy")
+        gain = gain_of_kd(ask, corpus, method)
         yield Evidence(corpus, f"KD − {control}", *gain, above=0)
     students = ask.listed(MNLI_BITS, "teachers")
     taught = students.query("teacher == '32 bits'")
@@ -221,13 +236,16 @@ def powerful(ask):
     "The student learns what the teacher knows about the wrong classes.",
 )
 def knowledge(ask):
-    """KD beats KD from a teacher whose wrong-class probabilities are shuffled: as soft, without the
-    knowledge.
+    """KD beats KD from a teacher whose wrong-class probabilities are shuffled, or all alike: as soft,
+    without the knowledge.
     """
-    for corpus in (MNLI, MINI_NLI):
-        runs = at_rate(ask.runs(corpus))
-        gain = gap(runs.query(corpus.kd), runs.query("method == 'shuffled'"), "accuracy")
-        yield Evidence(corpus, "KD − shuffled", *gain, above=0)
+    for corpus, control, method in (
+        (MNLI, "shuffled", "shuffled"),
+        (MINI_NLI_TUNED, "shuffled", "shuffled"),
+        (MINI_NLI_TUNED, "wrong classes equal", "equalised"),
+    ):
+        gain = gain_of_kd(ask, corpus, method)
+        yield Evidence(corpus, f"KD − {control}", *gain, above=0)
 
 
 # -- learning rates ------------------------------------------------------------------------------

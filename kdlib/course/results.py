@@ -103,13 +103,13 @@ def reference_records(notebook: str, profile: str) -> list[dict]:
     return stored.records(notebook)
 
 
-def known(notebook: str, profile: str, also: dict | None = None) -> list[dict]:
+def known(notebook: str, profile: str, also: dict | None = None, *, name: str = "") -> list[dict]:
     """The course's records where it has some, else my own runs' and `also`.
 
-    also: a draft of the run that asks.
+    also: a draft of the run that asks. name: of the course's file, where it is not the profile's.
     """
     try:
-        return reference_records(notebook, profile)
+        return reference_records(notebook, name or profile)
     except FileNotFoundError:
         return records(notebook, profile) + ([also] if also else [])
 
