@@ -202,7 +202,7 @@ def lessons(records: list[dict]) -> str:
         ("07", "07", "laptop", lambda records: tables.by_rate(tables.runs(records)).to_string(index=False)),
         ("07", "07", "lab", lambda records: tables.heading(tables.runs(records))),
         ("07", "07", "lab", lambda records: tables.went_wrong(tables.runs(records)).to_string(index=False)),
-        ("07", "07", "lab_rates", lambda records: tables.rates_tried(tables.runs(records)).to_string(index=False)),
+        ("07", "07", "rates_lab", lambda records: tables.rates_tried(tables.runs(records)).to_string(index=False)),
         ("08", "06", "laptop", tables.over_length),
         ("08", "08", "lab", figures.on_real_rows),
         ("09", "09", "laptop", hidden_states),

@@ -297,7 +297,7 @@ def field_gain(records):
 def gain_mini_nli(records):
     """KD minus labels only, and minus shuffled wrong classes, on MiniNLI (synthetic)."""
     gain = records.evidence("powerful", "MiniNLI", "KD − labels only")
-    dark = records.evidence("powerful", "MiniNLI", "KD − wrong classes shuffled")
+    dark = records.evidence("knowledge", "MiniNLI", "KD − shuffled")
     if min(gain["low"], dark["low"]) <= 0:
         return None
     return {"mini": gain["mean"], "dark": dark["mean"]}
