@@ -9,8 +9,8 @@ ANSWERS = {
 def rounded(weight, bits, group):
     parts = weight.reshape(-1, group)
     largest = 2 ** (bits - 1) - 1
-    step = parts.abs().amax(1, keepdim=True) / largest
-    return ((parts / step).round() * step).reshape(weight.shape)
+    scale = parts.abs().amax(1, keepdim=True) / largest
+    return ((parts / scale).round() * scale).reshape(weight.shape)
 
 Why: groups tile a row, so folding the matrix into rows of length `group` puts each group into a
 row of its own. One outlier then spoils the scale of its own group only. A group of zeros would
