@@ -162,7 +162,8 @@ def went_wrong(point: pd.DataFrame) -> pd.DataFrame:
         "stray": "contain stray tokens",
         "empty": "are empty",
     }
-    shares = point[list(names)].div(point["test_rows"], axis=0).rename(columns=names)
+    tested = point["tested"] if "tested" in point else point["test_rows"]
+    shares = point[list(names)].div(tested, axis=0).rename(columns=names)
     shares = shares.assign(told=point["told"])
     return results.summary(shares, ["told"], list(names.values()), digits=0)
 
