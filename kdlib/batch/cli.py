@@ -1,4 +1,4 @@
-"""The command line: the door, and the commands that run notebooks. The others are in `errands`.
+"""The command line: its entry, and the commands that run notebooks. The others are in `errands`.
 
 Each command imports what it needs when it is called: `--help` and `status` need no torch.
 Exit codes: 0 done, 1 failed, 2 refused, 75 stopped early, 130 interrupted, 138 the kernel was
@@ -37,9 +37,9 @@ def kdlib() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Do what a command line says. Returns the exit code.
 
-    What the user can mend is one line on stderr, without a traceback. SystemExit for --help, and
-    for a line that cannot be read. `train` lets its errors through: under torchrun its caller must
-    see them, and `command` tells them to a shell.
+    An error that the user can mend is one line on stderr, without a traceback. SystemExit for
+    --help, and for a command that cannot be parsed. `train` raises its errors: under torchrun the
+    caller must see them, and `command` prints them in a shell.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     # not click's own `main`: it would turn Ctrl-C into an exception and an empty line of its own
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def command() -> int:
-    """`main` as a shell calls it: an error of `train`, too, is one line and no traceback."""
+    """`main` for a shell: errors of `train` are one line without a traceback, too."""
     try:
         return main()
     except (ValueError, OSError) as error:
@@ -71,7 +71,7 @@ def command() -> int:
 
 
 def set_environment(max_minutes: float | None, nproc: int) -> None:
-    """A deadline and processes reach notebooks through the environment: no notebook knows them."""
+    """Pass the deadline and the number of processes to notebooks by environment variables."""
     from ..engine import deadline
 
     if nproc < 1:
@@ -84,9 +84,9 @@ def set_environment(max_minutes: float | None, nproc: int) -> None:
 
 
 def end_as_ctrl_c() -> None:
-    """Slurm's scancel and a plain kill end it as Ctrl-C does.
+    """Make Slurm's scancel and a plain kill end the run as Ctrl-C does.
 
-    scancel sends a second signal, which must not cut the clearing up short.
+    scancel sends a second signal; it is ignored, so that the run can still clean up.
     """
 
     def interrupt(*_):
@@ -107,9 +107,9 @@ def end_as_ctrl_c() -> None:
 @options.max_minutes
 @options.nproc
 def course(notebooks, profile, inplace, max_minutes, nproc) -> int:
-    """Run the notebooks headless.
+    """Run the notebooks without opening them.
 
-    NOTEBOOKS are some of them, such as 04 05 (default: all).
+    NOTEBOOKS: which ones, such as 04 05 (default: all).
     """
     from . import runs
 
@@ -124,11 +124,11 @@ def course(notebooks, profile, inplace, max_minutes, nproc) -> int:
 @options.max_minutes
 @options.nproc
 def run(notebook, profile, parameters, max_minutes, nproc) -> int:
-    """Run one notebook headless."""
+    """Run one notebook without opening it."""
     from . import runs
 
     set_environment(max_minutes, nproc)
-    end_as_ctrl_c()  # before anything is begun that would have to be cleared up
+    end_as_ctrl_c()  # before anything begins that must be cleaned up
     outcome = runs.run_notebook(notebook, profile, parameters)
     print(f"executed notebook  {outcome.executed}")
     if outcome.code:
@@ -160,13 +160,13 @@ def run(notebook, profile, parameters, max_minutes, nproc) -> int:
 def sweep(notebook, profile, grid, parameters, jobs, task, max_minutes, nproc) -> int:
     """Run every point of a grid; finished points are skipped.
 
-    The same command goes on after an interruption. A failed point stops no other one and makes the
-    exit code 1.
+    After an interruption, the same command goes on. If a point fails, the others still run, and the
+    exit code is 1.
     """
     from . import sweeps
 
     if not grid and task != (1, 1):
-        raise ValueError("--task is a share of a grid: give --grid")
+        raise ValueError("--task is a share of a grid, so it needs --grid")
     set_environment(max_minutes, nproc)
     end_as_ctrl_c()
     return sweeps.sweep(notebook, grid, profile, parameters=parameters, jobs=jobs, task=task)
@@ -195,13 +195,13 @@ def sweep(notebook, profile, grid, parameters, jobs, task, max_minutes, nproc) -
     "--until-done", is_flag=True, help="a job that the limit stops requeues itself and goes on"
 )
 @options.nproc
-@click.option("--submit", is_flag=True, help="hand it to sbatch and print the job's number")
-@click.option("--yes", is_flag=True, help="yes, more than 1,000 points")
+@click.option("--submit", is_flag=True, help="pass the script to Slurm and print the job's number")
+@click.option("--yes", is_flag=True, help="allow more than 1,000 points")
 def sbatch(notebook, cluster, submit, **asked) -> int:
     """Write (or submit) a Slurm script for a notebook or a grid.
 
-    One script is printed: an array with a task for each point of the grid. That works without
-    Slurm; --submit hands it to sbatch.
+    It prints one script; a grid becomes an array with a task for each point. This works on a
+    machine without Slurm. --submit passes the script to Slurm's own sbatch.
     """
     from . import slurm
     from .cluster import load_cluster, runs_place
@@ -225,7 +225,7 @@ def sbatch(notebook, cluster, submit, **asked) -> int:
 def note_place(place: Path, cluster: dict) -> None:
     """Make the folder for logs and runs, and note it where `status` looks.
 
-    A script that is printed on another machine than the cluster is a script all the same.
+    On a machine that is not the cluster the folder cannot be made: the script is printed anyway.
     """
     from ..paths import remember_place, runs_root
     from .slurm import make_log_folder
@@ -250,7 +250,7 @@ def note_place(place: Path, cluster: dict) -> None:
 @kdlib.command()
 @click.argument("notebook", default="")
 def status(notebook) -> int:
-    """What became of the runs: done, running, partial, failed and why.
+    """Show the state of the runs: done, running, partial, or failed and why.
 
     NOTEBOOK: the runs of this one (default: all).
     """
@@ -266,7 +266,7 @@ def status(notebook) -> int:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def train(arguments) -> int:
     """Distil without a notebook; train glue --help lists all options."""
-    from .train_glue import main as train_glue  # Trainer's options are its own parser's business
+    from .train_glue import main as train_glue  # it has a parser of its own, for Trainer's options
 
     return train_glue(list(arguments))
 

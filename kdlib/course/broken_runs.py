@@ -1,7 +1,7 @@
 """Six small trainings for the last exercise of notebook 10: one is sound, five have one mistake.
 
 `python -m kdlib.course.broken_runs` trains all six again and writes data/results/broken_runs.json.
-They differ in their mistake alone: the same rows, the same order, the same first weights.
+Only the mistake differs: the rows, their order and the first weights are the same.
 """
 
 import copy
@@ -55,7 +55,7 @@ def settings() -> dict:
 
 
 def with_dropout(model):
-    """A copy of the model that drops out, in train mode: nobody has said eval()."""
+    """A copy of the model with dropout on, in train mode: as if eval() had been forgotten."""
     config = copy.deepcopy(model.config)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = DROPOUT
     twin = type(model)(config)

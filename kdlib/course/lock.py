@@ -1,12 +1,13 @@
 """Who works in a run folder: a file with host, pids and job, taken by batch runs.
 
-It is seen through when its owner is dead: by pid and start time on this machine, by Slurm on
-another.
+The lock of a dead owner does not count. Whether the owner lives is known from pid and start time on
+this machine, and from Slurm on another.
 
-A library's lock would not do here. The file must outlive its owner, for `status` tells from it who
-ended without a word; it changes hands, for a kernel may outlive the process that took the folder;
-and a lock of the operating system holds on one node of a cluster only, depending on how the disk is
-mounted. So the file is the lock: a hard link makes it appear whole, and fails where there is one.
+A library's lock would not be enough, for three reasons. The file must outlive its owner, because
+`status` reads from it which run ended without a record. It must change hands, because a kernel may
+outlive the process that took the folder. And a lock of the operating system may hold on one node of
+a cluster only. So the file itself is the lock: a hard link puts it in place complete, and fails if
+there is one already.
 """
 
 import json
@@ -46,7 +47,7 @@ def acquire(folder: Path) -> None:
     fresh = folder / f"{NAME}.{os.getpid()}.new"
     fresh.write_text(json.dumps(me), encoding="utf8")
     try:
-        # a bound, for two runs could take turns in removing each other's stale lock
+        # not for ever: two runs could take turns in removing each other's stale lock
         for _ in range(100):
             with suppress(FileExistsError):
                 _link(fresh, folder / NAME)
@@ -66,29 +67,30 @@ def _make_way(folder: Path) -> None:
     if record and _orphan(record):
         # a kernel whose papermill was killed ends itself within a second or two
         time.sleep(0.1)
-    # None, too: who cannot be asked about may be at work on another node
+    # also if nobody knows (None): the owner may be at work on another node
     elif record and record["alive"] is not False:
         raise OSError(
-            f"the run folder {folder} is in use by {name(record)}. Wait for it, or end it; "
-            f"if you know it to be dead, delete {folder / NAME}"
+            f"the run folder {folder} is in use by {name(record)}. Wait for it, or end it. "
+            f"If you know that it is dead, delete {folder / NAME}"
         )
     else:
         _remove_stale(folder, record)
 
 
 def _why_not(folder: Path) -> str:
-    """What to say when the folder could not be had, after all."""
+    """The error message when the folder could not be taken after all attempts."""
     record = owner(folder)
     if record and record["alive"]:
         return f"the run folder {folder} is in use by {name(record)}. Wait for it, or end it"
     return (
-        f"the run folder {folder} could not be taken: {NAME} comes back; another run wants it too"
+        f"the run folder {folder} could not be taken: another run takes it at the same time "
+        f"({NAME} comes back after it was removed)"
     )
 
 
 def _link(fresh: Path, target: Path) -> None:
-    """Puts a whole file in its place. FileExistsError where there is one: of two that come at once,
-    one wins.
+    """Put a complete file in its place. FileExistsError if there is one: if two processes try at
+    once, one of them wins.
     """
     try:
         os.link(fresh, target)
@@ -101,15 +103,15 @@ def _link(fresh: Path, target: Path) -> None:
 
 
 def join(folder: Path) -> None:
-    """A kernel of a batch run: its parent has taken the folder, and it belongs into the lock.
+    """Add the kernel of a batch run to the lock that its parent has taken, as it may outlive it.
 
-    For it may outlive its parent. OSError when the parent is gone and another run has the folder.
+    OSError if the parent is gone and another run has the folder.
     """
     from ..paths import write_json
 
     record = owner(folder)
     if record and _is_here(record) and _is_ancestor(record["pids"][0][0]):
-        del record["alive"]  # an answer of now, not to be kept
+        del record["alive"]  # true now, perhaps not later: not stored
         record["pids"] = [record["pids"][0], _pid(os.getpid())]
         write_json(folder / NAME, record)
     else:
@@ -133,8 +135,8 @@ def refuse_if_taken(folder: Path) -> None:
 
 
 def release(folder: Path) -> None:
-    """Give the folder back, if it is this process's; nothing happens otherwise."""
-    # a lock that is gone, broken or another's is nothing to complain about at the end of a run
+    """Give the folder back if this process has it; otherwise nothing happens."""
+    # no error at the end of a run because of a lock that is gone, broken or another's
     with suppress(OSError, ValueError, KeyError):
         record = json.loads((folder / NAME).read_text(encoding="utf8"))
         if _is_here(record) and record["pids"][0][0] == os.getpid():
@@ -142,7 +144,7 @@ def release(folder: Path) -> None:
 
 
 def name(record: dict) -> str:
-    """An owner, as a message names it: by what the reader can end, its job or a living process."""
+    """The owner for a message: its job or a living process, which is what the reader can end."""
     living = [pid for pid, began in record["pids"] if _is_here(record) and _runs(pid, began)]
     pid = living[0] if living else record["pids"][0][0]
     where = f"process {pid} on {record['host']}, since {record['since']}"
@@ -174,13 +176,13 @@ def _alive(record: dict) -> bool | None:
     if _is_here(record):
         return any(_runs(pid, began) for pid, began in record["pids"])
     if record["job"] and record["job"] == job():
-        # Slurm has started our job anew on another node: the first is gone
+        # Slurm has started our job again on another node: the first process is gone
         return False
     return running(record["job"]) if record["job"] else None
 
 
 def _is_here(record: dict) -> bool:
-    """Only of this machine's processes can we know anything ourselves."""
+    """Does it run on this machine? Only then can we look at its processes ourselves."""
     return record["host"] == socket.gethostname()
 
 
@@ -191,7 +193,7 @@ def _runs(pid: int, began: float) -> bool:
 def _pid(pid: int) -> list | None:
     """[pid, when it began]; None if there is none, or a zombie.
 
-    A pid alone comes back after a while as another process.
+    A pid alone is not enough: the system gives it to another process after a while.
     """
     import psutil
 
@@ -217,9 +219,7 @@ def _orphan(record: dict) -> bool:
 
 
 def _remove_stale(folder: Path, record: dict | None) -> None:
-    """Move a dead owner's lock away; should another process have replaced it meanwhile, put that
-    one back.
-    """
+    """Remove a dead owner's lock. If another process has replaced it meanwhile, put that one back."""
     aside = folder / f"{NAME}.{os.getpid()}.stale"
     # renamed, not deleted: of two that come at once only one gets it, and sees what it got
     with suppress(FileNotFoundError):

@@ -3,7 +3,7 @@
 table = mistakes.on_one_batch(student, cases, right)      # norm and cosine of each gradient
 tables = mistakes.judged(runs, names, instead)            # what runs with several seeds show
 
-torch is loaded by the functions that need it: figures are redrawn without.
+The functions that need torch load it: figures are redrawn without.
 """
 
 import copy
@@ -90,7 +90,7 @@ def scores(logits, labels, truth=None) -> dict[str, float]:
 
 
 def power_check(runs: pd.DataFrame, control: str, right: str = "right") -> list[str]:
-    """A line a metric: what it costs to train with `control`, and whether these runs can see it."""
+    """One line for each metric: what training with `control` costs, and whether these runs show it."""
     lines = [f"power check, {len(runs)} seeds: {control} − {right}"]
     for metric, (scale, unit, digits, _) in METRICS.items():
         gap = results.interval(runs[f"{metric}, {control}"] - runs[f"{metric}, {right}"])

@@ -1,5 +1,5 @@
-"""Which sources a notebook's settings name, and whether they can be had: known here, from the
-profiles, and nowhere else.
+"""Which sources a notebook's settings name, and whether they can be read. Only this module and the
+profiles know it.
 
     for need in needs.of("04_distilbert_mnli", settings):
         print(need.role, need.source, need.kind)
@@ -107,7 +107,7 @@ def missing_paths(notebook: str, settings: dict) -> dict[str, str]:
 
 
 def refuse_missing_paths(notebook: str, settings: dict) -> None:
-    """FileNotFoundError for a folder or file that is named as one and is not there: better now than
+    """FileNotFoundError if a setting names a folder or file that does not exist: now, and not later
     in a kernel.
     """
     for role, value in missing_paths(notebook, settings).items():
@@ -117,19 +117,19 @@ def refuse_missing_paths(notebook: str, settings: dict) -> None:
 
 
 def check(notebook: str, profile: str, settings: dict) -> dict[str, str]:
-    """Ask for every source, before anything is computed: {role: how it was found} of those from the
-    hub.
+    """Look for every source before anything is computed. Returns {role: how it was found} of those
+    from the hub.
 
-    A source is a path that exists, a copy under KD_REAL, whole in the cache, or on the hub and open
-    to this user. Raises OSError with the cause and what to do for the first that is none of these;
-    nothing is fetched.
+    A source must be a path that exists, a copy under KD_REAL, complete in the cache, or on the hub
+    and open to this user. For the first that is none of these, OSError says the cause and what to
+    do. Nothing is fetched.
     """
     refuse_missing_paths(notebook, settings)
     found = {}
     for need in of(notebook, settings):
         if need.kind == "votes" and need.here is None:
             raise FileNotFoundError(
-                f"{need.role}={need.source}: {real_folder()} has no such rows. They are fetched "
+                f"{need.role}={need.source}: {real_folder()} has no such rows. Fetch them "
                 f"once, in seconds: python -m kdlib get {profile} {notebook[:2]}"
             )
         if need.on_hub:
@@ -144,7 +144,7 @@ def _look(need: Need, command: str) -> str:
             for encoder in hub.encoders(found.folder / "hparams.yaml"):
                 hub.look(hub.repository(encoder, "tokenizer"))
     except OSError as error:
-        # the command that helps, in full
+        # name the whole command that helps
         text = str(error).replace("python -m kdlib get PROFILE NN", command)
         raise hub_errors.reworded(error, f"{need.role}: {text}") from error
     return f"{found.repository.id} at {found.commit[:7]}, {found.note}"

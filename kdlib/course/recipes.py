@@ -1,4 +1,4 @@
-"""What the making of every teacher shares: its training arguments, and what is told of it."""
+"""What the trainings of all teachers share: their arguments, and what is written down about them."""
 
 import json
 import time
@@ -22,10 +22,10 @@ def save(out: Path, model, tokenizer, about: dict) -> None:
 
 
 def arguments(scratch: Path, settings: dict) -> DistillationArguments:
-    """Plain fine-tuning (alpha = 0), with an evaluation and a checkpoint an epoch.
+    """Plain fine-tuning (alpha = 0), with an evaluation and a checkpoint after each epoch.
 
-    settings: with steps, it ends early and saves every 200 of them; with dtype auto, products are
-    computed as this machine does them well.
+    settings: with `steps`, the training ends after so many and saves every 200; with dtype "auto",
+    matrix products use the type that this machine is fast with.
     """
     steps = settings.get("steps", -1)
     saved = {"save_strategy": "epoch"}

@@ -6,7 +6,7 @@
     results.scores(reference)                                      # a line a method, with units
     results.paired(reference, "kd", "ce", "accuracy")              # would other seeds agree?
 
-No torch here. Intervals stand in `statistics`.
+This module needs no torch. Intervals are computed in `statistics`.
 """
 
 import json
@@ -104,9 +104,10 @@ def reference_records(notebook: str, profile: str) -> list[dict]:
 
 
 def known(notebook: str, profile: str, also: dict | None = None, *, name: str = "") -> list[dict]:
-    """The course's records where it has some, else my own runs' and `also`.
+    """The course's records if it has some; otherwise those of my own runs, and `also`.
 
-    also: a draft of the run that asks. name: of the course's file, where it is not the profile's.
+    also: the draft of the run that is going on. name: of the course's file, where it is not the
+    profile's.
     """
     try:
         return reference_records(notebook, name or profile)
@@ -120,11 +121,11 @@ def lecture() -> dict:
 
 
 def model_sizes() -> pd.DataFrame:
-    """What models of 70B, 8B and 1B parameters ask of one kind of GPU (data/results/model_sizes.json).
+    """What models of 70B, 8B and 1B parameters need of one kind of GPU (data/results/model_sizes.json).
 
     At 16 bits a parameter takes 2 bytes. To write one token, a model must read all its weights
-    once, so the memory's bandwidth limits the tokens a second: of one answer at a time, and at
-    best. A token's cost is GPU-seconds, so its ratio holds at any rent.
+    once. So the memory's bandwidth limits the tokens per second: an upper bound, for one answer at
+    a time. A token's cost is counted in GPU-seconds, so the ratios hold for any rent.
     """
     facts = Stored("").json("results/model_sizes.json")
     gpu = facts["gpu"]
@@ -411,8 +412,8 @@ def store(notebook: str, profile: str, root: Path | None = None, name: str = "")
     This is how the course's own records are made.
     name: of the file, where a sweep should stand beside the profile's own ("lab_temperature");
         `reference` reads it by this name.
-    Raises ValueError for a record that cannot be read: a reference that lacks a run in silence
-    would be a wrong one.
+    Raises ValueError for a record that cannot be read: if it were left out silently, the reference
+    would be wrong.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", BrokenRecord)

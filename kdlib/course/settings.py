@@ -1,4 +1,4 @@
-"""The settings of a notebook: its profile's, with parameters laid over them, all checked by name.
+"""The settings of a notebook: those of its profile, changed by parameters, all checked by name.
 
 A profile file (kdlib/profiles/NN_….yaml) holds every parameter of a notebook with its type and
 default, and what each profile changes. Nothing else switches between laptop and cluster.
@@ -78,7 +78,7 @@ RANGES = {
 
 
 def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
-    """The settings of a notebook under a profile, with `parameters` laid over them.
+    """The settings of a notebook under a profile, changed by `parameters`.
 
     A parameter of -1 or "" means "as the profile says". Raises ValueError for an unknown profile,
     an unknown or misspelt name, and a value of another type or out of its range.
@@ -99,7 +99,7 @@ def settings_of(notebook: str, profile: str = "", /, **parameters) -> dict:
         if value is not None:
             settings[name] = value
     _check_ranges(settings)
-    needs.of(notebook, settings)  # a source that can be none is refused here
+    needs.of(notebook, settings)  # refuses what cannot be a source
     return {"profile": profile, **settings}
 
 
@@ -134,7 +134,7 @@ def _parsed(text: str) -> dict:
 
 
 def _checked(name: str, value, defaults: dict, origin: str, notebook: str):
-    """The value, if it has the type of the parameter's default; None: as the profile says."""
+    """The value if it has the type of the parameter's default; None for "as the profile says"."""
     if name not in defaults:
         raise ValueError(
             f"unknown parameter {name!r} ({origin}){did_you_mean(name, defaults)}; "

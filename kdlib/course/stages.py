@@ -1,7 +1,7 @@
 """How a stage's result lies on disk, and comes back bit for bit.
 
-Results are plain files (JSON, npy, safetensors, Parquet): nothing is ever unpickled. What a stage
-is known by stands in `fingerprint`.
+Results are plain files (JSON, npy, safetensors, Parquet): nothing is ever unpickled. `fingerprint`
+computes the key of a stage.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..paths import sha256
-from .fingerprint import fingerprint  # noqa: F401  (a stage is known by it)
+from .fingerprint import fingerprint  # noqa: F401  (the key of a stage)
 
 KEPT = (
     "numbers, text, lists, dicts, NumPy arrays, tensors, DataFrames, datasets and "
@@ -20,9 +20,9 @@ KEPT = (
 
 
 def dump(value, folder: Path) -> None:
-    """Write `value` under `folder` (made anew), and a manifest of checksums last.
+    """Write `value` into the new folder `folder`, and at the end a list of checksums.
 
-    TypeError for what is not kept.
+    TypeError for a value of a type that is not in `KEPT`.
     """
     folder.mkdir(parents=True)
     tree = _encode(value, folder)
