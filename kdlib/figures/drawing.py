@@ -528,7 +528,7 @@ def seed_row(
         looks["markerfacecolor"] = paper()
     ax.plot(values, [i] * len(values), "o", color=looks["color"], alpha=0.4, markersize=4)
     ax.errorbar(mean, i + gap, xerr=error, **looks, capsize=capsize)
-    ax.text(mean, i + 0.32, f"{mean:.1f}", ha="center", va="top", fontsize=fontsize)
+    number(ax, f"{mean:.1f}", mean + error, i + gap, fontsize=fontsize)
 
 
 def seeds(ax, table: pd.DataFrame, by: str, value: str) -> None:

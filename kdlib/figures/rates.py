@@ -184,7 +184,7 @@ def _rates(stored, task: str, notebook: str, synthetic: str) -> pd.DataFrame:
     shares = [count for count in counts.values() if isinstance(count, int)]
     one_answer = max(shares) / sum(shares) if shares else np.nan
     tables = [lecture.assign(who=f"lecture, {task.upper()}", one_answer=one_answer, base=np.nan)]
-    ours = ((f"{task.upper()}, 2,000 rows", "lab"), (f"{synthetic} (synthetic)", "laptop"))
+    ours = ((f"2,000 real {task.upper()} rows", "lab"), (f"{synthetic} (synthetic)", "laptop"))
     for who, file in ours:
         runs = stored.runs(notebook, file, needs=("method", "learning_rate"))
         kd = runs[runs["method"] == "kd"]
