@@ -2,9 +2,9 @@
 text, and the ways to draw that several of them need.
 
 Colours of methods are in `looks`, those of all other things here; lines also differ in style and
-marker, so that a figure survives a grey printer and colour-blind eyes. `slides` are 16:9 with no letter under 18 points on a slide 13.33
-inches wide; `paper` keeps each figure's own shape, for a page or a notebook; `dark` is `slides` on
-a dark ground.
+marker, so that a figure survives a grey printer and colour-blind eyes. `slides` are 16:9 with no
+letter under 18 points on a slide 13.33 inches wide; `paper` keeps each figure's own shape, for a
+page or a notebook; `dark` is `slides` on a dark ground.
 """
 
 import functools

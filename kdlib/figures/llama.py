@@ -334,8 +334,7 @@ def _what_helps(table) -> str:
         gain = paired(table, name, "CE only", "bleu", by="told")
         if gain is not None and gain.low > 0:
             said.append(words.format(f"{gain.mean:.1f}"))
-    text = f"{', '.join(said)} BLEU to labels alone" if said else ""
-    return text[:1].upper() + text[1:]
+    return f"Over these seeds {', '.join(said)} BLEU to labels alone" if said else ""
 
 
 @figure(
