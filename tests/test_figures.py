@@ -281,13 +281,13 @@ def test_letters_on_slides_are_large_enough_and_inside():
     drawing.style("slides")
     for name in gallery.chosen((), "laptop"):
         draw = figures.FIGURES[name]
+        stored.used = []
         try:
             table = drawing.table_of(draw, stored)
         except gallery.Missing:
             continue
         fig = draw(table)
-        files = [Path(runs.DATA, "results", "a_notebook", "with_a_long_name.json")]
-        footer = " · ".join(filter(None, [gallery.corpus(name), gallery.source(draw, files)]))
+        footer = " · ".join(filter(None, [gallery.corpus(name), gallery.source(draw, stored.used)]))
         drawing.on_slide(fig, footer, kicker=draw.title)
         fig.draw_without_rendering()
         title = drawing._message_of(fig)

@@ -4,8 +4,9 @@ without torch.
     run.figure(figures.learning_curves, table)   # in a notebook: drawn, shown, captioned, kept
     python -m kdlib figures                      # all again from data/results, with a gallery
 
-The rooms: `drawing` (style, saving, what figures share), a module a chapter (`ideas`, `glue`,
-`llama`, `limits`, `beyond`), `slides` (all of them, in order), `gallery` (records in, files out),
+The rooms: `drawing` (style, saving, what figures share), `looks` (one look a method), a module a
+chapter (`ideas`, `loss`, `glue`, `llama`, `limits`, `beyond`; `rates` for all learning rates,
+`lecture` for the room), `slides` (all of them, in order), `gallery` (records in, files out),
 `explorers` and `legend` (for a notebook's screen), `widgets` (the tables behind explorers).
 """
 

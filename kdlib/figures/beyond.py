@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..course import findings, results
 from ..course.stored import Missing
+from ..methods import LABELS
 from .drawing import (
     DARK_GROUND,
     Rows,
@@ -31,8 +32,8 @@ from .drawing import (
 from .looks import look_of, mark_of
 
 HIDDEN = {
-    "ce": "CE only",
-    "kd": "KD on logits",
+    "ce": LABELS["ce"],
+    "kd": LABELS["kd"],
     "cosine": "KD + cosine, last layer",
     "mse": "KD + projected MSE",
     "mse_other_rows": "KD + MSE, another row's states",
@@ -40,7 +41,7 @@ HIDDEN = {
 }
 STUDENTS = {"scratch": "from scratch, narrow", "layers": "from the teacher's layers"}
 LESSONS = {
-    "references ce": "CE only",
+    "references ce": LABELS["ce"],
     "references forward_kl": "forward KL",
     "references reverse_kl": "reverse KL",
     "references jsd": "JSD",

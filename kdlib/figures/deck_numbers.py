@@ -133,7 +133,7 @@ def out_of_order(records):
     """Permuted classes cost more than any smoothing."""
     found = records.results("01_soft_targets")
     right, wrong = found["KL, teacher at T = 1"], found["KL, classes out of order"]
-    return {"right": right, "wrong": wrong} if wrong > right else None
+    return {"right_kl": right, "wrong": wrong} if wrong > right else None
 
 
 @number
@@ -192,7 +192,7 @@ def mistakes(records):
     turned = int((wrong < np.cos(np.pi / 4)).sum())
     if not turned:
         return None
-    return {"turned": turned, "all": len(wrong), "t_forgotten": wrong["T² forgotten"]}
+    return {"turned": turned, "all_gradients": len(wrong)}
 
 
 @number

@@ -2,9 +2,9 @@
 text, and the ways to draw that several of them need.
 
 Colours of methods are in `looks`, those of all other things here; lines also differ in style and
-marker, so that a figure survives a grey printer and colour-blind eyes. `slides` are 16:9 with no letter under 18 points on a slide 13.33
-inches wide; `paper` keeps each figure's own shape, for a page or a notebook; `dark` is `slides` on
-a dark ground.
+marker, so that a figure survives a grey printer and colour-blind eyes. `slides` are 16:9 with no
+letter under 18 points on a slide 13.33 inches wide; `paper` keeps each figure's own shape, for a
+page or a notebook; `dark` is `slides` on a dark ground.
 """
 
 import functools
@@ -528,7 +528,7 @@ def seed_row(
         looks["markerfacecolor"] = paper()
     ax.plot(values, [i] * len(values), "o", color=looks["color"], alpha=0.4, markersize=4)
     ax.errorbar(mean, i + gap, xerr=error, **looks, capsize=capsize)
-    ax.text(mean, i + 0.32, f"{mean:.1f}", ha="center", va="top", fontsize=fontsize)
+    number(ax, f"{mean:.1f}", mean + error, i + gap, fontsize=fontsize)
 
 
 def seeds(ax, table: pd.DataFrame, by: str, value: str) -> None:

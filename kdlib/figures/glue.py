@@ -275,7 +275,8 @@ def _against_no_teacher(table) -> str:
         span = f"{gains.min():.1f} to {gains.max():.1f}"
         return f"Every T and alpha with a teacher gains {span} points over labels alone"
     if gains.max() < 0:
-        return f"No T and alpha with a teacher is better than labels alone (best {signed(gains.max())})"
+        best = f"{signed(gains.max())} points at best"
+        return f"No T and alpha with a teacher is better than labels alone ({best})"
     return ""
 
 

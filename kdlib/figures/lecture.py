@@ -221,9 +221,9 @@ def _run_on(stored):
     "A translation that does not end",
     Rows("MiniParl, synthetic"),
     alt="""One sentence and its translation as text. A model that never learned an end token
-    translates the sentence as the reference does, in one colour, and then goes on with words
-    that belong to no sentence, in another. Below, the share of generations that end by themselves, with
-    an end token and without.""",
+    translates the sentence as the reference does, in one colour, and then goes on, in another,
+    with words that belong to no sentence. Below, the share of generations that end by themselves,
+    with an end token and without.""",
     data=_run_on,
 )
 def run_on(table):
@@ -312,8 +312,8 @@ def number_line(table):
     zeros = (table[["one scale", "own scale"]] == 0).sum()
     message(
         fig,
-        f"{BITS} bits with one scale a matrix set {zeros['one scale']} of {len(table)} weights to 0, "
-        f"with a scale a group {zeros['own scale']}",
+        f"{BITS} bits with one scale a matrix set {zeros['one scale']} of {len(table)} weights "
+        f"to 0, with a scale a group {zeros['own scale']}",
     )
     return fig
 

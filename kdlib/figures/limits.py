@@ -131,7 +131,8 @@ def _price_of_one_scale(table) -> str:
     group, one = pairs[bits]
     if not one > group + 2:
         return ""
-    return f"{bits} bits cost {max(group, 0):.1f} points with a scale a group, {one:.0f} with one scale a matrix"
+    in_groups = f"{max(group, 0):.1f} points with a scale a group"
+    return f"{bits} bits cost {in_groups}, {one:.0f} with one scale a matrix"
 
 
 @figure(

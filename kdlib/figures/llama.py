@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..course.statistics import paired
+from ..methods import LABELS
 from .drawing import (
     LINES,
     OTHER_TEXTS,
@@ -333,8 +334,7 @@ def _what_helps(table) -> str:
         gain = paired(table, name, "CE only", "bleu", by="told")
         if gain is not None and gain.low > 0:
             said.append(words.format(f"{gain.mean:.1f}"))
-    text = f"{', '.join(said)} BLEU to labels alone" if said else ""
-    return text[:1].upper() + text[1:]
+    return f"Over these seeds {', '.join(said)} BLEU to labels alone" if said else ""
 
 
 @figure(
@@ -410,8 +410,8 @@ def _texts_of_seed_0(stored) -> dict[str, list[str]]:
     rates = [rate for _, rate in told]
     fast, slow = max(rates), min(rates)
     return {
-        "labels only": told["ce", fast],
-        "KD": told["kd", fast],
+        LABELS["ce"]: told["ce", fast],
+        LABELS["kd"]: told["kd", fast],
         "KD, rate / 100": told["kd", slow],
     }
 
@@ -425,7 +425,7 @@ def _examples(stored):
     # The lists of pairs and of outputs are in the same order.
     sides = pd.DataFrame({"source": pairs.str["en"], "reference": pairs.str["fr"]})
     table = sides.iloc[: len(texts)].join(texts)
-    differ = table["labels only"] != table["KD"]
+    differ = table[LABELS["ce"]] != table[LABELS["kd"]]
     is_short = table.map(len).max(axis=1) <= 70
     picked = table[differ & is_short].head(3).rename_axis("sentence").reset_index()
     rows = picked.melt("sentence", var_name="who", value_name="text")
@@ -435,10 +435,11 @@ def _examples(stored):
 def _word_for_word(table) -> str:
     """How often two students say what the reference says."""
     texts = table.pivot(index="sentence", columns="who", values="text")
-    if not {"reference", "KD", "labels only"} <= set(texts):
+    alone, kd = LABELS["ce"], LABELS["kd"]
+    if not {"reference", alone, kd} <= set(texts):
         return ""
-    same = {who: int((texts[who] == texts["reference"]).sum()) for who in ("KD", "labels only")}
-    told = f"labels alone has {same['labels only']} of {len(texts)} word for word, KD {same['KD']}"
+    same = {who: int((texts[who] == texts["reference"]).sum()) for who in (alone, kd)}
+    told = f"“{alone}” has {same[alone]} of {len(texts)} word for word, “{kd}” {same[kd]}"
     return f"A few sentences rank nobody: {told}"
 
 

@@ -69,11 +69,10 @@ def _who_learns(table) -> str:
         return f"Only the largest rate learns; the others stay {where}"
     if not fallen.is_monotonic_decreasing:
         return ""
-    parts = []
-    for rate, fall in fallen.iloc[1:].items():
-        share = max(0, 100 * fall / fallen.iloc[0])
-        parts.append(f"1/{fallen.index[0] / rate:,.0f} of it {share:.0f} %")
-    return f"The largest rate learns; in the same steps {' and '.join(parts)} of that"
+    shares = (100 * fallen / fallen.iloc[0]).clip(lower=0).iloc[1:]
+    ratios = [f"1/{fallen.index[0] / rate:,.0f}" for rate in shares.index]
+    told = [f"{ratio} falls {share:.0f} % as far" for ratio, share in zip(ratios, shares)]
+    return f"Only the best rate gets far: in the same steps {', '.join(told)}"
 
 
 @figure(
@@ -184,7 +183,7 @@ def _rates(stored, task: str, notebook: str, synthetic: str) -> pd.DataFrame:
     shares = [count for count in counts.values() if isinstance(count, int)]
     one_answer = max(shares) / sum(shares) if shares else np.nan
     tables = [lecture.assign(who=f"lecture, {task.upper()}", one_answer=one_answer, base=np.nan)]
-    ours = ((f"{task.upper()}, 2,000 rows", "lab"), (f"{synthetic} (synthetic)", "laptop"))
+    ours = ((f"2,000 real {task.upper()} rows", "lab"), (f"{synthetic} (synthetic)", "laptop"))
     for who, file in ours:
         runs = stored.runs(notebook, file, needs=("method", "learning_rate"))
         kd = runs[runs["method"] == "kd"]
