@@ -521,6 +521,21 @@ def _has_answers(rows) -> bool:
     return bool({TEACHER_LOGITS, TEACHER_PLACE} & set(columns_of(rows)))
 
 
+def train_with_curves(distiller: DistillationTrainer) -> dict:
+    """Train in place; `history`, the loss curves from before the first step to the last, and
+    `seconds`.
+    """
+    distiller.evaluate()
+    before = list(distiller.state.log_history)
+    distiller.fit()
+    looks = [log["step"] for log in distiller.state.log_history if "eval_ce" in log]
+    if distiller.state.global_step not in looks:
+        distiller.evaluate()
+    logs = before + distiller.state.log_history
+    seconds = [log["train_runtime"] for log in logs if "train_runtime" in log][-1]
+    return {"history": loss_curves(logs), "seconds": seconds}
+
+
 def loss_curves(log_history: list[dict]) -> list[dict]:
     """Trainer's log as tidy rows.
 

@@ -154,6 +154,19 @@ def over_sentences(records: list[dict], point: pd.DataFrame, references: list[st
             yield other, results.difference(*gap, n=len(sides[0][0]))
 
 
+def differences(records: list[dict], point: pd.DataFrame, references: list[str]) -> list[str]:
+    """KD minus each other kind of student, a line a difference: over seeds, then over sentences."""
+    lines = []
+    others = list(point["told"].unique())
+    for other, metric, found in results.gaps(point, "KD", others, ["bleu", "kl_to_truth"], "told"):
+        gap = found.told("+8.4f", "points" if metric == "bleu" else "nats  ")
+        lines.append(f"KD − {other:42s} {metric:11s} {gap}  {found.verdict}")
+    for other, found in over_sentences(records, point, references):
+        gap = found.told("+.2f")
+        lines.append(f"KD − {other:42s} BLEU over sentences {gap}  {found.verdict}")
+    return lines
+
+
 def went_wrong(point: pd.DataFrame) -> pd.DataFrame:
     """What is wrong with the form of the translations, of 100: a row a kind of student."""
     names = {

@@ -11,6 +11,7 @@ large to ship (SmolLM2: 540 MB). What ships is a folder of three files:
 """
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -101,6 +102,7 @@ OUR_SENTENCES = [
     "Small models can learn from large ones.",
     "In 1999 only 27 of the 412 members spoke against it.",
 ]
+OURS = {"en": OUR_SENTENCES}  # as pairs without a reference
 LLAMA_SIZES = ("layers", "width", "heads", "kv_heads", "inner", "initializer_range")
 EVALUATED = ("validation", "test")
 # What ships of a teacher that ships as answers. rows: training pairs, the first of those that it
@@ -266,6 +268,30 @@ def scored(translations: dict, references: list[str]) -> str:
         f"BLEU {bleu.value:.1f}, chrF {chrf.value:.1f}; "
         f"{endless} of {len(references)} hit the length limit\n{bleu.signature}"
     )
+
+
+def last_look(history: list[dict]) -> dict:
+    """Cross-entropy and perplexity on validation pairs after the last step."""
+    ce = [step["ce"] for step in history if step["split"] == "validation"][-1]
+    return {"ce": ce, "perplexity": math.exp(ce)}
+
+
+def of_caches(caches, audit: dict) -> dict:
+    """What a record keeps of the teacher's stored answers; without any, of none."""
+    if not caches:
+        return {"teacher_seconds": None, "cosine": {}, "bytes_per_token": None}
+    return {
+        "teacher_seconds": sum(cache.seconds for cache in caches),
+        "cosine": {name: value for name, value in audit.items() if "cosine" in name},
+        "bytes_per_token": audit["bytes per token"],
+    }
+
+
+def kept_texts(texts: list[str], references: list[str], synthetic: bool) -> dict:
+    """The first translations of a synthetic corpus; of a real one no word, but counts for BLEU."""
+    if synthetic:
+        return {"texts": texts[:200], "bleu_counts": []}
+    return {"texts": [], "bleu_counts": scores.bleu_counts(texts, references)}
 
 
 def cost(teacher: str | Path) -> str:
