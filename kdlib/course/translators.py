@@ -10,6 +10,7 @@ large to ship (SmolLM2: 540 MB). What ships is a folder of three files:
                                its answers to them (sequence-level KD); it may be missing
 """
 
+import copy
 import json
 import math
 import time
@@ -322,6 +323,12 @@ def starting_point(source: str, layers: str, tokenizer, end_token: str, teacher=
             "layers the student starts from"
         )
     return models.student_from_teacher(model, models.which_layers(layers, model)).float()
+
+
+def new_student(cut, lora_rank: int):
+    """A copy of `cut` to be trained; with a rank, adapters of that rank, which alone are trained."""
+    student = copy.deepcopy(cut)
+    return models.with_lora(student, lora_rank) if lora_rank else student
 
 
 def own_translations(teacher: StoredTranslator, pairs, tokenizer):
