@@ -70,6 +70,19 @@ def test_counts_are_those_of_the_compared_runs():
     assert tables.sentence_counts(real, tables.runs(real), []) == {"CE only": {0: [[7] * 10]}}
 
 
+def test_runs_of_another_size_are_another_comparison():
+    """A trial on few pairs may lie among one's own runs."""
+    counts = {"texts": [], "bleu_counts": [[7] * 10]}
+    trial, real = record("ce", **counts), record("kd", **counts | {"bleu_counts": [[7] * 10] * 3})
+    other = record("ce", **counts | {"bleu_counts": [[5] * 10] * 3})
+    for one, rows in ((trial, 8), (real, 500), (other, 500)):
+        one["settings"]["test_rows"] = rows
+    runs = [trial, real, other]
+    point = tables.point(tables.runs(runs), "kd")
+    assert point["told"].tolist() == ["KD", "CE only"]
+    assert {len(kept[0]) for kept in tables.sentence_counts(runs, point, []).values()} == {3}
+
+
 def test_each_kind_of_student_comes_at_the_rate_that_validation_chose():
     chosen = [
         record("kd", rate=0.1, validation_bleu=3.0, bleu=99.0),

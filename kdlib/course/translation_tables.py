@@ -13,6 +13,7 @@ import pandas as pd
 from .. import methods
 from . import results
 
+BUDGET = ("data", "train_rows", "test_rows", "epochs")  # runs of another one are another comparison
 NEVER_HEAR = ("ce", "label_smoothing")  # the teacher's distributions
 
 
@@ -49,12 +50,15 @@ def _teachers_seconds(record: dict) -> float:
 
 
 def point(runs: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The runs that can be compared: all weights trained, each kind at its own best learning rate.
+    """The runs that can be compared: all weights trained, each kind at its own best learning rate,
+    with the pairs and epochs of the last run.
 
     The rate is chosen by BLEU on validation pairs, which decides nothing else. Records that do not
     have it were all trained at the largest rate that `method` was tried at.
     """
-    full = runs[runs["lora_rank"] == 0]
+    budget = [name for name in BUDGET if name in runs]
+    alike = (runs[budget] == runs[budget].iloc[-1]).all(axis=1)
+    full = runs[alike & (runs["lora_rank"] == 0)]
     if "validation_bleu" in full and full["validation_bleu"].notna().all():
         mean = full.groupby(["told", "learning_rate"])["validation_bleu"].mean()
         best = {told: rate for told, rate in mean.groupby(level=0).idxmax()}
@@ -97,11 +101,13 @@ def sentence_counts(
     from .. import scores
 
     compared = set(zip(point["told"], point["learning_rate"], point["seed"]))
+    budget, about = [name for name in BUDGET if name in point], point.iloc[0]
     kept = {}
     for record in records:
         settings, found = record["settings"], record["results"]
         key = (told(settings), settings["learning_rate"], record["seed"])
-        if settings["lora_rank"] or key not in compared:
+        is_other_budget = any(settings.get(name) != about.get(name) for name in budget)
+        if settings["lora_rank"] or is_other_budget or key not in compared:
             continue
         counts = found.get("bleu_counts")
         if not counts and found.get("texts"):
