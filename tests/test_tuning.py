@@ -60,6 +60,13 @@ def test_the_edge_of_the_grid_is_told():
     assert edges["kd"] == "no" and "epochs" in edges["ce"]
 
 
+def test_the_table_shows_what_each_rate_and_tuning_were_worth():
+    points = [run("kd", 1e-3, 2, 0, 0.7), run("kd", 1e-3, 4, 0, 0.75), run("kd", 1e-4, 2, 0, 0.5)]
+    row = tuning.told(pd.DataFrame(points)).iloc[0]
+    assert row[["best", "worst"]].tolist() == ["75.0%", "50.0%"]
+    assert row[["best at 0.001", "best at 0.0001"]].tolist() == ["75.0%", "50.0%"]
+
+
 def test_one_run_is_its_own_best():
     """A student's first run: nothing to compare with, and no error."""
     runs = pd.DataFrame([run("kd", 1e-3, 2, 0, 0.7)])
@@ -96,7 +103,9 @@ def test_rows_have_their_say():
     }
     gap = [0.05, 0.051, 0.049, 0.05, 0.05]
     assert compared({"ce": gap})["shown"].tolist() == [True]
-    assert compared({"ce": gap}, rows)["shown"].tolist() == [False]
+    table = compared({"ce": gap}, rows)
+    assert table["shown"].tolist() == [False]
+    assert comparisons.told(table, {})[""].tolist() == ["not shown: other rows may disagree"]
 
 
 def test_seeds_that_one_method_alone_has_run_are_left_out():

@@ -71,7 +71,13 @@ def told(table: pd.DataFrame, names: dict, scale: float = 1, digits: int = 1) ->
         if "rows low" in table:
             line["over seeds and rows"] = f"[{number(row['rows low'])}, {number(row['rows high'])}]"
         line["seeds"] = int(row["seeds"])
-        smallest = f"{scale * row['detectable']:.{digits}f}"
-        line[""] = "shown" if row["shown"] else f"not shown; {smallest} would have been"
-        lines.append(line)
+        lines.append(line | {"": _may_be_said(row, scale, digits)})
     return pd.DataFrame(lines)
+
+
+def _may_be_said(row, scale: float, digits: int) -> str:
+    if row["shown"]:
+        return "shown"
+    if row["low"] > 0 or row["high"] < 0:  # then it is the rows that do not agree
+        return "not shown: other rows may disagree"
+    return f"not shown; {scale * row['detectable']:.{digits}f} would have been"

@@ -57,13 +57,20 @@ def best(runs: pd.DataFrame, axes=AXES, chooses: str = CHOOSES) -> pd.DataFrame:
 
 
 def told(runs: pd.DataFrame, axes=AXES, chooses: str = CHOOSES) -> pd.DataFrame:
-    """`choices` as a table to print, with each method's worst point: what tuning was worth."""
+    """`choices` as a table to print, with the best point at each learning rate, and the worst of
+    all: what tuning was worth.
+    """
     points = grid(runs, axes, chooses)
     table = choices(runs, axes, chooses)
-    worst = points.groupby("method")["score"].min().reindex(table["method"]).to_numpy()
-    table["points tried"] = points.groupby("method").size().reindex(table["method"]).to_numpy()
-    table.insert(1, "best", [f"{score:.1%}" for score in table.pop("score")])
-    table.insert(2, "worst", [f"{score:.1%}" for score in worst])
+
+    def beside(scores) -> list[str]:
+        return [f"{score:.1%}" for score in scores.reindex(table["method"])]
+
+    table["score"] = [f"{score:.1%}" for score in table["score"]]
+    for rate, part in points.groupby("learning_rate"):
+        table[f"best at {rate:g}"] = beside(part.groupby("method")["score"].max())
+    table["worst"] = beside(points.groupby("method")["score"].min())
+    table = table.rename(columns={"score": "best", "learning_rate": "rate"})
     return table.assign(method=[LABELS[name] for name in table["method"]])
 
 
