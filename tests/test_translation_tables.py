@@ -154,6 +154,19 @@ def test_kd_is_compared_sentence_by_sentence():
     assert found["CE only"].mean > 0 and found["CE only"].n == 20
 
 
+def test_the_heading_counts_what_was_read():
+    """Records from before the counts say what was asked for; 0 asks for all."""
+    asked = {"data": "d", "train_rows": 0, "test_rows": 500, "epochs": 1}
+    newer, older = record(rows_read=6000, tested=202), record()
+    newer["settings"] |= asked
+    older["settings"] |= asked | {"train_rows": 40, "epochs": 2}
+    assert (
+        tables.heading(tables.runs([newer])) == "d: 6,000 training pairs, 1 epoch, 202 test pairs"
+    )
+    both = tables.heading(tables.runs([older, newer]))
+    assert both == "d: 40 training pairs, 2 epochs, 500 test pairs"
+
+
 def test_faults_are_shares_of_the_test_pairs():
     faults = {"hit_limit": 50, "repeats": 25, "stray": 0, "empty": 0}
     runs = tables.runs([record("kd", **faults)]).assign(test_rows=500)

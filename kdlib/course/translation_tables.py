@@ -70,9 +70,16 @@ def point(runs: pd.DataFrame, method: str) -> pd.DataFrame:
 def heading(runs: pd.DataFrame) -> str:
     """What all runs of a table share: the corpus, its pairs, and the epochs."""
     about = runs.iloc[0]
-    read = int(about.get("rows_read", about["train_rows"]))  # train_rows is 0 where all were read
+    read = _told_or(about, "rows_read", "train_rows")  # train_rows is 0 where all were read
+    tested = _told_or(about, "tested", "test_rows")  # a small corpus may have fewer
     epochs = f"{about['epochs']} epoch{'s' if about['epochs'] != 1 else ''}"
-    return f"{about['data']}: {read:,} training pairs, {epochs}, {int(about['test_rows']):,} test pairs"
+    return f"{about['data']}: {read:,} training pairs, {epochs}, {tested:,} test pairs"
+
+
+def _told_or(about: pd.Series, name: str, other: str) -> int:
+    """A count that newer records have, or else the setting that asked for it."""
+    count = about.get(name)
+    return int(about[other] if pd.isna(count) else count)
 
 
 def compared(point: pd.DataFrame, synthetic: bool) -> pd.DataFrame:
@@ -181,7 +188,7 @@ def went_wrong(point: pd.DataFrame) -> pd.DataFrame:
         "stray": "contain stray tokens",
         "empty": "are empty",
     }
-    tested = point["tested"] if "tested" in point else point["test_rows"]
+    tested = point.get("tested", point["test_rows"]).fillna(point["test_rows"])
     shares = point[list(names)].div(tested, axis=0).rename(columns=names)
     shares = shares.assign(told=point["told"])
     return results.summary(shares, ["told"], list(names.values()), digits=0)

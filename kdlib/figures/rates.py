@@ -344,9 +344,9 @@ def _largest_is_best(table) -> str:
     "",
     alt="""Dots over learning rates, a panel a sweep: BLEU of distilled translators as the lecture
     reports it (hollow), and of our students on the synthetic MiniParl (all weights, and LoRA) and
-    on real Europarl. Dashed: the teacher's BLEU; dotted: the model before training. On MiniParl the
-    largest rate is best. A teacher with a BLEU of 1.4 cannot teach its students to translate.
-    Scores of different corpora cannot be compared.""",
+    on real Europarl, where ten layers of a pretrained Llama learned from 6,000 pairs. Dashed: the
+    teacher's BLEU; dotted: the model before training. On MiniParl the largest rate is best. Scores
+    of different corpora cannot be compared.""",
     data=_translator_rates,
 )
 def eurollama_rates(table):
@@ -363,6 +363,7 @@ def eurollama_rates(table):
         beside = (("teacher", teacher, "--", "bottom"), ("base", base, ":", "top"))
         for name, height, line, side in beside:
             if np.isfinite(height):
+                side = "bottom" if height < 1 else side  # below it the axis has its numbers
                 level(ax, height, line, color=color_of("teacher"))
                 told = dict(ha="left", va=side, fontsize=9, color=color_of("teacher"))
                 ax.text(ax.get_xlim()[0], height, f" {name} {height:.1f}", **told)
