@@ -129,6 +129,17 @@ def test_what_is_not_shown_says_what_would_have_been():
     assert line[""] == f"not shown; {size:.1f} would have been"
 
 
+def test_the_default_student_has_seeds_to_be_compared_with():
+    """`run 04` ends with a line "your run beside the course's": the same settings, other seeds."""
+    from kdlib.course.settings import settings_of
+
+    again = results.reference("04_distilbert_mnli", "laptop_again")
+    usual = settings_of("04_distilbert_mnli", "laptop")
+    assert set(again["seed"]) == {0, 1, 2, 3, 4}
+    for name, value in usual.items():
+        assert set(again[name]) == {value}, name
+
+
 # -- the course's own grids ----------------------------------------------------------------------
 
 TUNED = [("04_distilbert_mnli", "laptop_tuned", 5)]

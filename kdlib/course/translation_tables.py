@@ -181,7 +181,7 @@ def differences(records: list[dict], point: pd.DataFrame, references: list[str])
 
 
 def went_wrong(point: pd.DataFrame) -> pd.DataFrame:
-    """What is wrong with the form of the translations, of 100: a row a kind of student."""
+    """What is wrong with the form of the translations, in per cent: a row a kind of student."""
     names = {
         "hit_limit": "never end",
         "repeats": "repeat themselves",

@@ -49,8 +49,8 @@ def _kd_gains(table) -> str:
         return f"KD minus labels alone: {signed(100 * gain.mean)} points, not shown [{low}, {high}]"
     first = paired(table, "hard", "ce", "accuracy")
     if first is not None and first.low > 0:
-        cleaner = f"{100 * first.mean:.1f} come with the teacher's first choice"
-        return f"Of KD's {points} over labels alone, {cleaner}"
+        cleaner = f"the teacher's first choice alone {100 * first.mean:.1f}"
+        return f"In the mean KD is {points} above labels alone, {cleaner}"
     dark = paired(table, "kd", "shuffled", "accuracy")
     if dark is None or dark.low <= 0:
         return f"KD gains {points} over labels alone"

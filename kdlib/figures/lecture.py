@@ -132,7 +132,7 @@ def gains(table):
     ax.set_ylim(len(names) - 0.5, -0.6)
     ax.set_xlabel("points of accuracy over labels only (mean, 95 % interval over seeds)")
     shown = int((table["low"] > 0).sum())
-    message(fig, f"KD's gain over labels alone lies above 0 on {shown} of {len(table)} corpora")
+    message(fig, f"KD minus labels alone: above 0 over seeds on {shown} of {len(table)} corpora")
     return fig
 
 
