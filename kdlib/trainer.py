@@ -36,6 +36,10 @@ from .models import check_pair, forward_inputs
 # 8 GB in float32, which may not fit beside a student, its gradients and its optimizer. A smaller
 # one answers faster whole.
 LARGE_TEACHER = 2_000_000_000
+# Transformers tells accelerate here in what precision to train. `accelerate launch` may have said
+# it first, and that counts where the arguments say nothing.
+PRECISION = "ACCELERATE_MIXED_PRECISION"
+LAUNCHED_IN = os.environ.get(PRECISION, "no")
 
 
 def _minutes_between_checkpoints() -> float:
@@ -114,6 +118,8 @@ class DistillationArguments(TrainingArguments):
         # one process.
         if processes > 1 and os.environ.get("KD_NPROC"):
             self._share_batch(processes)
+        # or the bf16 of earlier arguments in this process would be these arguments' too
+        os.environ[PRECISION] = LAUNCHED_IN
         super().__post_init__()
         if self.world_size != processes:
             raise RuntimeError(

@@ -1,6 +1,7 @@
 """models: a student is a copy of some of its teacher, pairs that do not fit are refused, the scales do not lie."""
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -275,6 +276,9 @@ def test_a_cpu_with_bf16_instructions_trains_in_bf16(unit, has_units, tmp_path, 
     assert models.machine_dtype() == wanted
     arguments = DistillationArguments(str(tmp_path), bf16=wanted == torch.bfloat16)
     assert arguments.bf16 == has_units and arguments.device.type == "cpu"
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == ("bf16" if has_units else "no")
+    DistillationArguments(str(tmp_path))
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "no", "the next training would be in bf16"
 
 
 def test_models_that_take_turns_suffer_alike(teacher, batch, monkeypatch):
