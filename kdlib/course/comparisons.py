@@ -17,7 +17,7 @@ def against(
 ) -> pd.DataFrame:
     """`ours` minus each of the others, with one correction for all of them (`statistics.jointly`).
 
-    rows: {method: its scores, (seeds, rows)}, where `metric` is their mean. Then other test rows
+    rows: {method: {seed: its scores, (rows,)}}, where `metric` is their mean. Then other test rows
         must agree as well: a bootstrap draws rows and seeds, at a level of 1 - 0.05 / n.
     A row for each of the others, with mean, low, high, seeds, detectable and shown; with `rows`
     also "rows low" and "rows high". No row where no seed ran both.
@@ -29,7 +29,13 @@ def against(
     if rows is None:
         return table
     level = 1 - 0.05 / len(table)
-    over_rows = [statistics.bootstrap(rows[ours], rows[name], level=level) for name in table.index]
+    scores = {
+        name: np.array([rows[name][seed] for seed in differences.index])
+        for name in (ours, *table.index)
+    }
+    over_rows = [
+        statistics.bootstrap(scores[ours], scores[name], level=level) for name in table.index
+    ]
     table["rows low"] = [found.low for found in over_rows]
     table["rows high"] = [found.high for found in over_rows]
     excludes_zero = [found.low > 0 or found.high < 0 for found in over_rows]

@@ -67,16 +67,16 @@ def told(runs: pd.DataFrame, axes=AXES, chooses: str = CHOOSES) -> pd.DataFrame:
     return table.assign(method=[LABELS[name] for name in table["method"]])
 
 
-def right_answers(records: list[dict], labels) -> dict[str, np.ndarray]:
-    """{method: (seeds, rows), 1 where a student at its method's chosen point was right}.
+def right_answers(records: list[dict], labels) -> dict[str, dict[int, np.ndarray]]:
+    """{method: {seed: (rows,), 1 where the student at its method's chosen point was right}}.
 
     records: those that keep their `guesses`. labels: (rows,), of the test rows.
     """
     right = {}
     for choice in choices(results.frame(records)).to_dict("records"):
         point = {name: choice[name] for name in ("method", *AXES)}
-        at_point = sorted(results.where(records, **point), key=lambda record: record["seed"])
-        right[choice["method"]] = np.array(
-            [results.guesses(record) == np.asarray(labels) for record in at_point]
-        )
+        right[choice["method"]] = {
+            record["seed"]: results.guesses(record) == np.asarray(labels)
+            for record in results.where(records, **point)
+        }
     return right
